@@ -1,0 +1,245 @@
+"""The paper's figures from tables of numbers. No files, no store: DataFrame in, Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bnviz import paper
+from bnviz.downsample import PLOT_LIMIT, downsample
+
+SHOWN_PERCENTAGES = (15, 50, 85)
+"""The paper's (Figure 1 b, c): for a Gaussian, the median and about one sigma to each side."""
+
+MAX_PANELS = 4
+"""Percentile panels side by side; more would be too narrow to read."""
+
+COLOURS = {
+    "batch": ("#0072B2", "#56B4E9", "#004A75", "#8FC7EA"),
+    "none": ("#222222", "#7A7A7A", "#4D4D4D", "#A6A6A6"),
+}
+"""With BN blue, without black, as in the paper; lighter and darker for further runs. They also
+differ in lightness and in dash, so they are told apart without colour."""
+
+DASHES = {"batch": "solid", "none": "dash"}
+PAPER_COLOUR = "#D55E00"
+ACCURACY_FLOOR = 0.7
+"""Where the paper's accuracy axis begins; ours goes down to 0 while a chosen run is below it."""
+
+FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
+GRID_COLOUR = "rgba(128, 128, 128, 0.22)"
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a figure needs of a run. `percentiles` holds one unit's rows, `metrics` all rows."""
+
+    label: str
+    normalization: str
+    nonlinearity: str
+    steps: int
+    metrics: pd.DataFrame
+    percentiles: pd.DataFrame
+
+
+def figure1(
+    runs: Sequence[RunData],
+    layer: str,
+    unit: str,
+    *,
+    percentages: Sequence[int] = SHOWN_PERCENTAGES,
+    with_paper: bool = False,
+    stacked: bool = False,
+) -> go.Figure:
+    """The paper's Figure 1: (a) test accuracy against steps, then one percentile panel a run.
+
+    The percentile panels share one y axis. Runs without BN come first, as in the paper; at most
+    MAX_PANELS runs get a panel.
+
+    Args:
+        runs: what to draw; no runs give empty axes.
+        layer, unit: for the panel titles, e.g. "hidden3", "unit 7"; the rows are chosen already.
+        percentages: stored percentages to draw.
+        with_paper: lay the digitised curves of the paper over ours.
+        stacked: panels below one another, for narrow screens.
+    """
+    ordered = sorted(runs, key=lambda run: run.normalization == "batch")
+    panels = ordered[:MAX_PANELS]
+    count = 1 + len(panels)
+    titles = ["(a) Test accuracy"]
+    titles += [f"({chr(98 + i)}) {run.label}: {layer} {unit}" for i, run in enumerate(panels)]
+    figure = make_subplots(
+        rows=count if stacked else 1,
+        cols=1 if stacked else count,
+        subplot_titles=titles,
+        horizontal_spacing=0.2 / count,
+        vertical_spacing=0.3 / count,
+    )
+    places = [(i + 1, 1) if stacked else (1, i + 1) for i in range(count)]
+    colours = _colours(ordered)
+    longest = max((run.steps for run in runs), default=paper.STEPS)
+
+    if with_paper:
+        _add_paper(figure, panels, places, percentages)
+    floor = ACCURACY_FLOOR
+    for run, colour in zip(ordered, colours, strict=True):
+        tests = run.metrics[run.metrics["split"] == "test"]
+        if len(tests) and tests["accuracy"].max() < ACCURACY_FLOOR:
+            floor = 0.0
+        style = {"color": colour, "dash": DASHES[run.normalization], "width": 2}
+        _add_line(figure, places[0], tests["step"], tests["accuracy"], run.label, style, True)
+    shown: dict[tuple[int, int], tuple[int, int]] = {}
+    for run, colour, place in zip(panels, colours, places[1:], strict=False):
+        for percentage in percentages:
+            width = 2.2 if percentage == 50 else 1.3
+            style = {"color": colour, "dash": "solid", "width": width}
+            values = run.percentiles[f"p{percentage}"]
+            name = f"{percentage}th percentile"
+            shown[place] = _add_line(
+                figure, place, run.percentiles["step"], values, name, style, False
+            )
+
+    figure.update_xaxes(range=[0, longest], title="step", tickformat="~s", **_axis())
+    figure.update_yaxes(**_axis())
+    figure.update_yaxes(range=[floor, 1.0], tickformat=".2~f", row=1, col=1)
+    names = ", ".join(map(str, percentages)) + "th"
+    for i, (place, run) in enumerate(zip(places[1:], panels, strict=True)):
+        row, col = place
+        drawn, available = shown.get(place, (0, 0))
+        if drawn < available:
+            title = f"step ({drawn:,} of {available:,} points)"
+            figure.update_xaxes(title=title, row=row, col=col)
+        title = f"{names} percentile of the {run.nonlinearity} input" if not i or stacked else ""
+        figure.update_yaxes(title=title, matches="y2" if i else None, row=row, col=col)
+    figure.update_layout(**_layout(count, stacked))
+    figure.update_annotations(font_size=14)
+    return figure
+
+
+def describe(runs: Sequence[RunData], layer: str, unit: int) -> str:
+    """Figure 1 in words, for those who cannot see it."""
+    parts = []
+    for run in runs:
+        tests = run.metrics[run.metrics["split"] == "test"]
+        if tests.empty:
+            parts.append(f"{run.label}: no points yet.")
+            continue
+        last = tests.iloc[-1]
+        text = f"{run.label}: test accuracy {last['accuracy']:.4f} at step {last['step']:,}"
+        if len(run.percentiles):
+            row = run.percentiles.iloc[-1]
+            text += (
+                f"; {layer} unit {unit} has 15th, 50th, 85th percentile "
+                f"{row['p15']:.2f}, {row['p50']:.2f}, {row['p85']:.2f} at step {row['step']:,}"
+            )
+        parts.append(text + ".")
+    return " ".join(parts)
+
+
+def _add_line(
+    figure: go.Figure,
+    place: tuple[int, int],
+    x: pd.Series,
+    y: pd.Series,
+    name: str,
+    line: dict[str, Any],
+    legend: bool,
+) -> tuple[int, int]:
+    """Draw a line, downsampled. Returns the number of points drawn and available."""
+    keep = downsample(x, y, PLOT_LIMIT)
+    figure.add_trace(
+        go.Scatter(
+            x=x.to_numpy()[keep],
+            y=y.to_numpy()[keep].astype(np.float32),
+            name=name,
+            mode="lines",
+            line=line,
+            showlegend=legend,
+            hovertemplate="%{y:.4f}",
+        ),
+        row=place[0],
+        col=place[1],
+    )
+    return len(keep), len(x)
+
+
+def _add_paper(
+    figure: go.Figure,
+    panels: Sequence[RunData],
+    places: Sequence[tuple[int, int]],
+    percentages: Sequence[int],
+) -> None:
+    """The digitised curves, under ours. One legend entry switches all of them."""
+
+    def add(curve: pd.DataFrame, name: str, place: tuple[int, int], dash: str, first: bool) -> None:
+        figure.add_trace(
+            go.Scatter(
+                x=curve.iloc[:, 0],
+                y=curve.iloc[:, 1],
+                name="The paper (digitised)" if first else name,
+                legendgroup="paper",
+                showlegend=first,
+                mode="lines",
+                line={"color": PAPER_COLOUR, "dash": dash, "width": 1.3},
+                hovertemplate=f"{name} %{{y:.4f}}<extra></extra>",
+            ),
+            row=place[0],
+            col=place[1],
+        )
+
+    add(paper.accuracy("batch"), "paper, with BN", places[0], "solid", True)
+    add(paper.accuracy("none"), "paper, without BN", places[0], "dash", False)
+    for run, place in zip(panels, places[1:], strict=False):
+        for percentage in set(percentages) & set(SHOWN_PERCENTAGES):
+            curve = paper.percentile(run.normalization, percentage)
+            add(curve, f"paper, {percentage}th", place, "solid", False)
+
+
+def _colours(ordered: Sequence[RunData]) -> list[str]:
+    seen = dict.fromkeys(COLOURS, 0)
+    colours = []
+    for run in ordered:
+        shades = COLOURS[run.normalization]
+        colours.append(shades[seen[run.normalization] % len(shades)])
+        seen[run.normalization] += 1
+    return colours
+
+
+def _axis() -> dict[str, Any]:
+    return {
+        "showline": True,
+        "mirror": True,
+        "linecolor": "rgba(128, 128, 128, 0.6)",
+        "gridcolor": GRID_COLOUR,
+        "zeroline": False,
+        "ticks": "inside",
+        "title_standoff": 6,
+    }
+
+
+def _layout(count: int, stacked: bool) -> dict[str, Any]:
+    return {
+        "template": "none",
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "rgba(0, 0, 0, 0)",
+        "font": {"family": FONT, "size": 13, "color": "#222222"},
+        "height": 300 * count + 60 if stacked else 420,
+        "margin": {"l": 52, "r": 14, "t": 36, "b": 84},
+        "hovermode": "x unified",
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "xanchor": "left",
+            "yanchor": "bottom",
+        },
+        # A constant: whatever the user zoomed or hid stays so when new points come.
+        "uirevision": "keep",
+    }

@@ -1,0 +1,65 @@
+"""The columns of a run's tables, with their units. `docs/data-format.md` is tested against this."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+GRID = (0, 1, 5, 10, 15, 25, 35, 50, 65, 75, 85, 90, 95, 99, 100)
+"""Stored percentages. 15, 50 and 85 are the paper's (Figure 1 b, c); 0 and 100 bound the sample;
+the rest gives quartiles, tails and enough points to redraw the whole distribution."""
+
+GRID_COLUMNS = tuple(f"p{percentage}" for percentage in GRID)
+
+
+def _field(name: str, type_: pa.DataType, unit: str, meaning: str) -> pa.Field:
+    return pa.field(name, type_, metadata={"unit": unit, "meaning": meaning})
+
+
+METRICS = pa.schema(
+    [
+        _field("step", pa.int32(), "updates", "completed updates; 0 is before the first"),
+        _field("split", pa.string(), "", "train, or test for the whole test set"),
+        _field(
+            "loss",
+            pa.float32(),
+            "nats",
+            "mean cross-entropy; on train rows over the minibatches since the previous train row",
+        ),
+        _field(
+            "accuracy",
+            pa.float32(),
+            "fraction",
+            "test: correct / all, BN with running statistics; train: not measured (null)",
+        ),
+        _field("learning_rate", pa.float32(), "", "learning rate in force at this step"),
+        _field("wall_time_s", pa.float64(), "s", "seconds since training began"),
+    ]
+)
+
+PERCENTILES = pa.schema(
+    [
+        _field("step", pa.int32(), "updates", "completed updates; 0 is before the first"),
+        _field("layer", pa.string(), "", "hidden1 is the layer next to the input"),
+        _field("unit", pa.int32(), "", "unit within the layer, from 0"),
+        _field("mean", pa.float32(), "pre-activation", "mean over the probe's examples"),
+        _field(
+            "std",
+            pa.float32(),
+            "pre-activation",
+            "standard deviation over the probe's examples (divisor n)",
+        ),
+        *(
+            _field(
+                f"p{percentage}",
+                pa.float32(),
+                "pre-activation",
+                f"{percentage}th percentile over the probe's examples, linear interpolation",
+            )
+            for percentage in GRID
+        ),
+    ]
+)
+
+TABLES = {"metrics": METRICS, "percentiles": PERCENTILES}

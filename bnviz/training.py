@@ -1,0 +1,241 @@
+"""Training as a stream of records. Knows no file: what is recorded where is the worker's affair."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bnviz import models
+from bnviz.config import RunConfig
+from bnviz.data import ImageData, Minibatches, load_mnist
+from bnviz.models.mlp import HiddenLayer
+from bnviz.percentiles import percentiles
+from bnviz.probe import observe
+from bnviz.schema import GRID
+
+EVALUATION_CHUNK = 1_000
+"""Test examples a forward pass: activations of this many stay in a CPU's cache."""
+
+PROGRESS_INTERVAL_S = 0.1
+"""How long the stream may be silent: who reads it can stop a run within this time."""
+
+PROBE_SEED = 0
+"""Picks the held-out sample. The same for every run, so that runs of any seed are comparable."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Loss and accuracy at a step. `split` is "train" (loss: mean of the minibatches since the
+    previous train record; accuracy is not measured) or "test" (the whole test set, BN with running
+    statistics)."""
+
+    step: int
+    split: str
+    loss: float
+    accuracy: float | None
+    learning_rate: float
+    wall_time_s: float
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Distribution of the pre-activation of every unit of a layer at a step."""
+
+    step: int
+    layer: str
+    mean: npt.NDArray[np.float64]  # (units,)
+    std: npt.NDArray[np.float64]  # (units,)
+    grid: npt.NDArray[np.float64]  # (units, len(GRID))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Nothing new but the step: a sign of life, at least every PROGRESS_INTERVAL_S."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """The last record of a run whose loss or parameters stopped being finite numbers.
+
+    `step` counts the updates completed when it happened: the loss computed there, or the
+    parameters that the update led to, are not finite.
+    """
+
+    step: int
+    reason: str
+
+
+Record = Metrics | Percentiles | Progress | Diverged
+
+
+def train(config: RunConfig, data: ImageData | None = None) -> Iterator[Record]:
+    """Train as configured, yielding records as they arise; the last one has the last step.
+
+    Args:
+        data: the data set, if it is loaded already.
+
+    Raises:
+        RuntimeError: `training.device` is "cuda" and there is none.
+        DataError: the data cannot be made ready.
+    """
+    yield from Trainer(config, data).records()
+
+
+class Trainer:
+    """One run: its network, its data, and where it stands (`step` completed updates)."""
+
+    def __init__(self, config: RunConfig, data: ImageData | None = None) -> None:
+        self.config = config
+        self.device = choose_device(config.training.device)
+        self.data = (data or load_mnist(config.data.input)).to(self.device)
+        inputs = self.data.train_images.shape[1]
+        classes = int(self.data.train_labels.max()) + 1
+        self.model = models.build(config.model, inputs, classes, config.training.seed)
+        self.model.to(self.device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=config.optimizer.learning_rate, fused=True
+        )
+        self.batches = Minibatches(
+            len(self.data.train_images),
+            config.training.batch_size,
+            config.training.seed,
+            self.device,
+        )
+        self.layers = {
+            name.removeprefix("layers."): module.nonlinearity
+            for name, module in self.model.named_modules()
+            if isinstance(module, HiddenLayer)
+        }
+        chosen = np.random.default_rng(PROBE_SEED).permutation(len(self.data.test_images))
+        self.probe_images = self.data.test_images[
+            torch.from_numpy(chosen[: config.trace.probe_size]).to(self.device)
+        ]  # (probe_size, inputs)
+        self.step = 0
+
+    def records(self) -> Iterator[Record]:
+        """Train from `step` to the end of the run. See `train`."""
+        steps = self.config.training.steps
+        trace_at = set(dense_at_start(steps, self.config.trace.records))
+        evaluate_at = set(dense_at_start(steps, self.config.training.evaluations))
+        # Losses stay on the device until a record is due, so that a step never waits for one.
+        since, longest = self.step, _longest_gap(trace_at | evaluate_at | {0, steps})
+        losses = torch.zeros(longest, device=self.device)
+        began = last_sign = time.perf_counter()
+        self.model.train()
+        while True:
+            recording = self.step in trace_at or self.step in evaluate_at or self.step == steps
+            if recording:
+                recent = losses[: self.step - since]
+                if diverged := self._divergence(recent, since):
+                    yield diverged
+                    return
+                if self.step > since:
+                    loss = float(recent.mean())
+                    yield self._metrics("train", loss, None, began)
+                since = self.step
+                if self.step in trace_at:
+                    yield from self.observe()
+                if self.step in evaluate_at:
+                    loss, accuracy = evaluate(
+                        self.model, self.data.test_images, self.data.test_labels
+                    )
+                    yield self._metrics("test", loss, accuracy, began)
+            if recording or time.perf_counter() - last_sign > PROGRESS_INTERVAL_S:
+                yield Progress(self.step)
+                last_sign = time.perf_counter()
+            if self.step == steps:
+                return
+            batch = self.batches[self.step]
+            losses[self.step - since] = train_step(
+                self.model,
+                self.optimizer,
+                self.data.train_images[batch],
+                self.data.train_labels[batch],
+            )
+            self.step += 1
+
+    def observe(self) -> Iterator[Percentiles]:
+        """Percentiles of every unit of every hidden layer, now. Changes nothing of the run."""
+        trace = self.config.trace
+        images = self.probe_images
+        if trace.probe == "minibatch":
+            images = self.data.train_images[self.batches[self.step]]
+        for layer, values in observe(self.model, self.layers, images, trace.bn_mode).items():
+            with np.errstate(invalid="ignore"):  # an infinite value has no mean: NaN is the answer
+                mean = values.mean(axis=1, dtype=np.float64)
+                std = values.std(axis=1, dtype=np.float64)
+            yield Percentiles(self.step, layer, mean, std, percentiles(values, GRID))
+
+    def _metrics(self, split: str, loss: float, accuracy: float | None, began: float) -> Metrics:
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        wall_time_s = time.perf_counter() - began
+        return Metrics(self.step, split, loss, accuracy, learning_rate, wall_time_s)
+
+    def _divergence(self, recent: torch.Tensor, since: int) -> Diverged | None:
+        bad = torch.nonzero(~torch.isfinite(recent))
+        if len(bad):
+            return Diverged(since + int(bad[0]), "the training loss is not finite")
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            return Diverged(self.step, "the parameters are not finite")
+        return None
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """One update on one minibatch, images (m, inputs), labels (m,). Returns its mean loss, ()."""
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Mean loss and accuracy over (N, inputs) images, BN with running statistics."""
+    was_training = model.training
+    model.eval()
+    try:
+        logits = torch.cat([model(chunk) for chunk in images.split(EVALUATION_CHUNK)])  # (N, 10)
+    finally:
+        model.train(was_training)
+    loss = F.cross_entropy(logits, labels)
+    accuracy = (logits.argmax(dim=1) == labels).double().mean()
+    return float(loss), float(accuracy)
+
+
+def dense_at_start(steps: int, count: int) -> list[int]:
+    """About `count` steps from 0 to `steps`, both included, closest together at the start.
+
+    The i-th is steps * (i / count)^2: the change is fastest at the start (Figure 1), and the
+    square puts about a third of the records into the first tenth of the run while the gap at the
+    end is only twice the mean. Fewer than `count` come back where neighbours round to one step.
+    None for `count` 0.
+    """
+    return sorted({round(steps * (i / count) ** 2) for i in range(count + 1)}) if count else []
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda". Raises RuntimeError where there is no CUDA device."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            "training.device = cuda, but this machine has no CUDA device that torch can use; "
+            "choose cpu or auto"
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def _longest_gap(steps: set[int]) -> int:
+    return int(np.diff(sorted(steps)).max())

@@ -1,0 +1,95 @@
+"""The live chart: a component that keeps one Plotly chart and updates it in place.
+
+Streamlit's own `st.plotly_chart` is replaced by each new figure and loses zoom and hover.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import plotly
+import plotly.graph_objects as go
+import streamlit as st
+
+_HERE = Path(__file__).resolve().parent
+_STATIC = _HERE.parent.parent / "static"  # where Streamlit serves files from, beside app.py
+
+_HTML = """
+<div class="bnviz-chart">
+  <div class="plot" role="img" aria-label="chart"></div>
+  <div class="save">Save the figure as
+    <button type="button" data-format="png">PNG</button>
+    <button type="button" data-format="svg">SVG</button>
+  </div>
+</div>
+"""
+
+_CSS = """
+.bnviz-chart { width: 100%; }
+.bnviz-chart .plot { width: 100%; min-height: 300px; }
+.bnviz-chart .save { font-size: 0.875rem; color: var(--st-text-color); opacity: 0.85; }
+.bnviz-chart .save button {
+  font: inherit; color: inherit; background: transparent; cursor: pointer;
+  border: 1px solid var(--st-border-color); border-radius: 0.4rem; padding: 0.1rem 0.6rem;
+}
+.bnviz-chart .save button:hover {
+  border-color: var(--st-primary-color); color: var(--st-primary-color);
+}
+.bnviz-chart .save button:focus-visible { outline: 2px solid var(--st-primary-color); }
+"""
+
+
+_component = st.components.v2.component(
+    "bnviz_chart",
+    html=_HTML,
+    css=_CSS,
+    js=(_HERE / "chart.js").read_text(encoding="utf-8"),
+    isolate_styles=False,  # plotly.js puts its own styles into the page, not into a shadow root
+)
+
+
+def show(wide: go.Figure, narrow: go.Figure, *, key: str, alt: str, filename: str) -> None:
+    """Show a figure; called again with the same key, update it.
+
+    Args:
+        wide, narrow: the same traces, with the layouts for wide and narrow screens.
+        alt: the figure in words.
+        filename: of saved images, without extension.
+    """
+    figure = json.loads(wide.to_json())
+    payload = {
+        "data": figure["data"],
+        "layout": figure["layout"],
+        "narrow": json.loads(go.Figure(layout=narrow.layout).to_json())["layout"],
+    }
+    _component(
+        key=key,
+        data={
+            "figure": json.dumps(payload),
+            "plotly_url": _plotly_url(),
+            "alt": alt,
+            "filename": filename,
+        },
+    )
+
+
+@cache
+def _plotly_url() -> str:
+    """Put plotly.py's own plotly.min.js where it is served, once. No network is needed."""
+    name = f"plotly-{plotly.__version__}.min.js"
+    target = _STATIC / name
+    if not target.exists():
+        _STATIC.mkdir(exist_ok=True)
+        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+        descriptor, aside = tempfile.mkstemp(prefix=".plotly-", dir=_STATIC)
+        os.close(descriptor)
+        shutil.copyfile(source, aside)
+        os.chmod(aside, 0o644)
+        os.replace(aside, target)
+    base = st.get_option("server.baseUrlPath").strip("/")
+    return f"{'/' + base if base else ''}/app/static/{name}"

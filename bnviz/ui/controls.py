@@ -1,0 +1,165 @@
+"""The sidebar of the Lab: what to train. Every choice is held in the URL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+import streamlit as st
+
+from bnviz.config import ConfigError, Preset, RunConfig, field_info, presets
+from bnviz.ui.text import literal
+
+BOTH, WITH, WITHOUT = "Both", "With", "Without"
+
+LEARNING_RATES = [float(f"{m}e{e}") for e in range(-4, 2) for m in (1, 1.5, 2, 3, 5, 7)] + [100.0]
+"""Stops of the slider, about evenly spaced on a log scale; the field beside it takes any value."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the sidebar asks for: runs by name, or why they cannot be started."""
+
+    preset: Preset
+    runs: dict[str, RunConfig]
+    problems: list[str]
+
+
+def sidebar(start: Callable[[Setup], None]) -> Setup:
+    """Draw the controls; `start` is called when Start is pressed."""
+    available = presets()
+    st.header("Set up", anchor=False)
+    name = st.selectbox(
+        "Preset",
+        list(available),
+        key="preset",
+        bind="query-params",
+        help="An experiment with its settings. Changing any control below makes it your own.",
+    )
+    preset = available[name]
+    defaults = next(iter(preset.runs.values()))
+    st.segmented_control(
+        "Batch normalization",
+        [BOTH, WITHOUT, WITH],
+        default=BOTH,
+        key="bn",
+        bind="query-params",
+        required=True,
+        help="Both starts two runs from the same weights on the same batches (Section 3.2).",
+    )
+    _choice("model.nonlinearity", "nonlinearity", "Nonlinearity", defaults.model.nonlinearity)
+    _learning_rate(defaults.optimizer.learning_rate)
+    _number("model.init_std", "init_std", "Initial weights' std", defaults.model.init_std)
+    left, right = st.columns(2)
+    with left:
+        _number("training.batch_size", "batch", "Batch size", defaults.training.batch_size)
+        _number("training.seed", "seed", "Seed", defaults.training.seed)
+    with right:
+        _number("training.steps", "steps", "Steps", defaults.training.steps)
+        _choice("data.input", "pixels", "Pixels", defaults.data.input)
+    setup = _setup(preset)
+    for problem in setup.problems:
+        st.error(literal(problem), icon=":material/block:")
+    count = len(setup.runs)
+    st.button(
+        f"Start {count} runs" if count > 1 else "Start",
+        type="primary",
+        width="stretch",
+        icon=":material/play_arrow:",
+        disabled=bool(setup.problems),
+        on_click=start,
+        args=(setup,),
+        key="start",
+    )
+    return setup
+
+
+def _learning_rate(default: float) -> None:
+    """A log slider and a field for any value, each following the other."""
+    st.session_state.setdefault("lr_slider", _nearest(st.session_state.get("lr", default)))
+
+    def from_slider() -> None:
+        st.session_state["lr"] = st.session_state["lr_slider"]
+
+    def from_field() -> None:
+        st.session_state["lr_slider"] = _nearest(st.session_state["lr"])
+
+    st.number_input(
+        "Learning rate",
+        value=default,
+        step=None,
+        format="%g",
+        key="lr",
+        bind="query-params",
+        on_change=from_field,
+        help=_help("optimizer.learning_rate"),
+    )
+    st.session_state["lr_slider"] = _nearest(st.session_state["lr"])
+    st.select_slider(
+        "Learning rate, log scale",
+        LEARNING_RATES,
+        key="lr_slider",
+        format_func=lambda value: f"{value:g}",
+        on_change=from_slider,
+        label_visibility="collapsed",
+    )
+
+
+def _help(path: str) -> str:
+    description = field_info(path).description
+    return f"{description[0].upper()}{description[1:]}."
+
+
+def _nearest(value: float | None) -> float:
+    if value is None or not math.isfinite(value) or value <= 0:
+        return LEARNING_RATES[0]
+    return min(LEARNING_RATES, key=lambda stop: abs(math.log(stop / value)))
+
+
+def _choice(path: str, key: str, label: str, default: str) -> None:
+    st.selectbox(
+        label,
+        options := get_args(field_info(path).annotation),
+        index=options.index(default),
+        key=key,
+        bind="query-params",
+        help=_help(path),
+    )
+
+
+def _number(path: str, key: str, label: str, default: float | int) -> None:
+    # No bounds here: a value out of range is answered with a sentence and not silently changed.
+    st.number_input(
+        label,
+        value=default,
+        format="%g" if isinstance(default, float) else "%d",
+        step=None if isinstance(default, float) else 1,
+        key=key,
+        bind="query-params",
+        help=_help(path),
+    )
+
+
+def _setup(preset: Preset) -> Setup:
+    state = st.session_state
+    settings = {
+        "model.nonlinearity": state["nonlinearity"],
+        "model.init_std": state["init_std"],
+        "optimizer.learning_rate": state["lr"],
+        "training.batch_size": state["batch"],
+        "training.steps": state["steps"],
+        "training.seed": state["seed"],
+        "data.input": state["pixels"],
+    }
+    wanted = {BOTH: ("none", "batch"), WITH: ("batch",), WITHOUT: ("none",)}[state["bn"]]
+    runs, problems = {}, []
+    for run_name, config in preset.runs.items():
+        if config.model.normalization not in wanted:
+            continue
+        try:
+            runs[f"{preset.name}-{run_name}"] = config.replace(settings)
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    return Setup(preset, runs, problems)

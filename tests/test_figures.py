@@ -1,0 +1,140 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnviz import figures, paper
+from bnviz.figures import RunData, describe, figure1
+from bnviz.schema import GRID
+
+
+def run_data(label="With BN", normalization="batch", records=5, best=0.95):
+    steps = np.arange(records)
+    metrics = pd.DataFrame(
+        {
+            "step": np.repeat(steps, 2),
+            "split": ["test", "train"] * records,
+            "accuracy": np.repeat(np.linspace(0.1, best, records), 2),
+            "loss": 1.0,
+        }
+    )
+    columns = {f"p{p}": p / 100 + steps for p in GRID}
+    percentiles = pd.DataFrame({"step": steps, **columns})
+    return RunData(label, normalization, "sigmoid", 50_000, metrics, percentiles)
+
+
+PLAIN = run_data("Without BN", "none")
+NORMALIZED = run_data()
+
+
+def titles(figure):
+    return [annotation.text for annotation in figure.layout.annotations]
+
+
+def lines(figure, axis):
+    return {trace.name: trace for trace in figure.data if trace.xaxis == axis}
+
+
+def test_panels_are_those_of_the_paper_whatever_the_order_of_the_runs():
+    figure = figure1([NORMALIZED, PLAIN], "hidden3", "unit 7")
+    assert titles(figure) == [
+        "(a) Test accuracy",
+        "(b) Without BN: hidden3 unit 7",
+        "(c) With BN: hidden3 unit 7",
+    ]
+    assert figure.layout.yaxis3.matches == "y2"
+    assert figure.layout.yaxis2.matches is None
+
+
+def test_every_number_drawn_is_the_tables():
+    figure = figure1([PLAIN, NORMALIZED], "hidden3", "unit 7")
+    for axis, run in (("x2", PLAIN), ("x3", NORMALIZED)):
+        drawn = lines(figure, axis)
+        assert list(drawn) == ["15th percentile", "50th percentile", "85th percentile"]
+        for percentage in (15, 50, 85):
+            trace = drawn[f"{percentage}th percentile"]
+            np.testing.assert_array_equal(trace.x, run.percentiles["step"])
+            np.testing.assert_allclose(trace.y, run.percentiles[f"p{percentage}"], rtol=1e-6)
+    accuracy = lines(figure, "x")["With BN"]
+    tests = NORMALIZED.metrics.query("split == 'test'")
+    np.testing.assert_allclose(accuracy.y, tests["accuracy"], rtol=1e-6)
+
+
+def test_with_and_without_bn_differ_in_colour_and_dash():
+    figure = figure1([PLAIN, NORMALIZED], "hidden3", "unit 7")
+    plain, normalized = (lines(figure, "x")[name].line for name in ("Without BN", "With BN"))
+    assert plain.color != normalized.color
+    assert (plain.dash, normalized.dash) == ("dash", "solid")
+
+
+def test_zoom_and_legend_choices_are_kept_by_a_constant():
+    revisions = {
+        figure1(runs, "hidden1", "unit 0").layout.uirevision
+        for runs in ([], [PLAIN], [PLAIN, NORMALIZED])
+    }
+    assert len(revisions) == 1
+
+
+def test_the_papers_curves_are_laid_over_each_panel():
+    figure = figure1([PLAIN, NORMALIZED], "hidden3", "unit 7", with_paper=True)
+    ours = figure1([PLAIN, NORMALIZED], "hidden3", "unit 7")
+    added = [t for t in figure.data if t.legendgroup == "paper"]
+    assert len(added) == len(figure.data) - len(ours.data) == 2 + 3 + 3
+    assert [t.name for t in added if t.showlegend] == ["The paper (digitised)"]
+    final = paper.percentile("batch", 85)["value"].iloc[-1]
+    assert added[-1].xaxis == "x3"
+    assert final in [t.y[-1] for t in added if t.xaxis == "x3"]
+
+
+def test_the_digitised_paper_is_read_as_stated_in_the_facts():
+    assert paper.accuracy("batch")["accuracy"].max() == pytest.approx(0.9815, abs=0.002)
+    at = dict(zip(paper.COMPARED_STEPS, paper.accuracy_at("none"), strict=True))
+    assert at[4_000] == pytest.approx(0.734, abs=0.003)
+    assert at[20_000] == pytest.approx(0.9625, abs=0.002)
+    curve = paper.percentile("none", 85)
+    assert curve["step"].is_monotonic_increasing
+    assert curve["step"].max() == 50_000
+    assert curve["value"].iloc[-1] == pytest.approx(1.69, abs=0.02)
+
+
+def test_a_long_trace_is_thinned_and_says_so():
+    long = run_data(records=5_000)
+    figure = figure1([long], "hidden3", "unit 7")
+    assert all(len(t.x) <= figures.PLOT_LIMIT for t in figure.data)
+    drawn = len(figure.data[-1].x)
+    assert drawn > 1_900
+    assert figure.layout.xaxis2.title.text == f"step ({drawn:,} of 5,000 points)"
+
+
+def test_the_accuracy_axis_shows_a_run_that_never_rises():
+    assert figure1([NORMALIZED], "h", "u").layout.yaxis.range == (0.7, 1.0)
+    assert figure1([run_data(best=0.4)], "h", "u").layout.yaxis.range == (0.0, 1.0)
+
+
+def test_more_runs_than_panels_are_all_in_the_accuracy_panel():
+    figure = figure1([run_data(f"With BN, seed {i}") for i in range(6)], "h", "u")
+    assert len(lines(figure, "x")) == 6
+    assert len(titles(figure)) == 1 + figures.MAX_PANELS
+
+
+def test_no_runs_and_no_rows_give_empty_axes():
+    empty = RunData(
+        "With BN", "batch", "sigmoid", 9, NORMALIZED.metrics[:0], NORMALIZED.percentiles[:0]
+    )
+    for runs in ([], [empty]):
+        assert json.loads(figure1(runs, "h", "u").to_json())["layout"]
+    assert describe([empty], "h", 3) == "With BN: no points yet."
+
+
+def test_the_description_tells_the_last_values():
+    text = describe([NORMALIZED], "hidden3", 7)
+    assert "test accuracy 0.9500 at step 4" in text
+    assert "hidden3 unit 7 has 15th, 50th, 85th percentile 4.15, 4.50, 4.85" in text
+
+
+def test_narrow_figures_have_the_same_traces():
+    wide = figure1([PLAIN, NORMALIZED], "h", "u", with_paper=True)
+    narrow = figure1([PLAIN, NORMALIZED], "h", "u", with_paper=True, stacked=True)
+    assert [(t.name, t.xaxis) for t in wide.data] == [(t.name, t.xaxis) for t in narrow.data]
+    assert narrow.layout.height > wide.layout.height

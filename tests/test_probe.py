@@ -1,0 +1,75 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from bnviz import models
+from bnviz.config import RunConfig
+from bnviz.models.mlp import HiddenLayer
+from bnviz.probe import Probe, observe
+
+
+@pytest.fixture(params=["none", "batch"])
+def network(request):
+    config = RunConfig().replace({"model.normalization": request.param, "model.hidden": [20, 12]})
+    network = models.build(config.model, 784, 10, seed=0)
+    network.train()
+    network(torch.rand(50, 784))  # gives the running statistics something to lose
+    return network
+
+
+def layers_of(network):
+    return {
+        name.removeprefix("layers."): module.nonlinearity
+        for name, module in network.named_modules()
+        if isinstance(module, HiddenLayer)
+    }
+
+
+def hooks(network):
+    return sum(len(module._forward_pre_hooks) for module in network.modules())
+
+
+@pytest.mark.parametrize("bn_mode", ["batch", "running"])
+def test_observes_the_input_of_each_nonlinearity(network, bn_mode):
+    images = torch.rand(30, 784)
+    seen = observe(network, layers_of(network), images, bn_mode)
+    reference = copy.deepcopy(network)
+    reference.train(bn_mode == "batch")
+    u = images
+    for name, units in (("hidden1", 20), ("hidden2", 12)):
+        layer = getattr(reference.layers, name)
+        expected = layer.normalization(layer.linear(u))  # (30, units)
+        assert seen[name].shape == (units, 30)
+        np.testing.assert_allclose(seen[name], expected.detach().T, rtol=1e-5, atol=1e-6)
+        u = layer(u)
+
+
+@pytest.mark.parametrize("bn_mode", ["batch", "running"])
+@pytest.mark.parametrize("training", [True, False])
+def test_changes_nothing_in_the_network(network, bn_mode, training):
+    network.train(training)
+    before = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    observe(network, layers_of(network), torch.rand(30, 784), bn_mode)
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+    assert [module.training for module in network.modules()] == modes
+    assert all(getattr(m, "track_running_stats", True) for m in network.modules())
+    assert all(p.grad is None for p in network.parameters())
+    assert hooks(network) == 0
+
+
+def test_everything_is_put_back_after_an_exception(network):
+    modes = [module.training for module in network.modules()]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        observe(network, layers_of(network), torch.rand(3, 5), "batch")
+    assert hooks(network) == 0
+    assert [module.training for module in network.modules()] == modes
+    assert all(getattr(m, "track_running_stats", True) for m in network.modules())
+
+
+def test_hooks_are_there_only_inside_the_context(network):
+    with Probe(layers_of(network)):
+        assert hooks(network) == 2
+    assert hooks(network) == 0

@@ -1,0 +1,221 @@
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from bnviz import store
+from bnviz.config import RunConfig
+from bnviz.schema import GRID, METRICS, PERCENTILES
+from bnviz.store import Run, RunPaths, StoreError, TraceWriter, live_parts, new_run_id, open_run
+
+UNITS = 4
+LAYERS = ("hidden1", "hidden2")
+
+
+@pytest.fixture
+def paths(tmp_path):
+    directory = tmp_path / new_run_id("test")
+    directory.mkdir()
+    paths = RunPaths(directory)
+    config = RunConfig().replace({"model.hidden": [UNITS] * len(LAYERS)})
+    store.write_config(paths, config)
+    return paths
+
+
+def value(layer, unit, step):
+    """Something different in every cell, exact in float32."""
+    return LAYERS.index(layer) * 1000 + unit * 100 + step
+
+
+def write(writer, step):
+    writer.add_metrics(
+        step=step, split="test", loss=0.5, accuracy=0.25, learning_rate=0.1, wall_time_s=step / 8
+    )
+    for layer in LAYERS:
+        row = np.array([value(layer, unit, step) for unit in range(UNITS)], float)
+        writer.add_percentiles(step, layer, row, row + 0.5, np.tile(row[:, None], (1, len(GRID))))
+
+
+def check(run, steps):
+    table = run.percentiles()
+    expected = pd.MultiIndex.from_product([LAYERS, range(UNITS), steps])
+    assert list(zip(table["layer"], table["unit"], table["step"], strict=True)) == list(expected)
+    for row in table.itertuples():
+        assert row.mean == row.p0 == row.p50 == row.p100 == value(row.layer, row.unit, row.step)
+        assert row.std == row.mean + 0.5
+    assert list(run.metrics()["step"]) == list(steps)
+
+
+def test_what_is_flushed_is_read_back_in_order(paths):
+    writer = TraceWriter(paths)
+    run = Run(paths.directory)
+    for step in range(5):
+        write(writer, step)
+        writer.flush()
+        check(run, range(step + 1))  # the same reader sees it grow
+    writer.merge()
+    check(run, range(5))
+    check(Run(paths.directory), range(5))
+    assert [part.path.name for part in live_parts(paths.table("percentiles"))] == [
+        "part-000001-000005.parquet"
+    ]
+
+
+def test_one_unit_is_read_alone(paths):
+    writer = TraceWriter(paths)
+    for step in (0, 3, 7):
+        write(writer, step)
+    writer.merge()
+    run = Run(paths.directory)
+    rows = run.percentiles("hidden2", 1)
+    assert set(rows["layer"]) == {"hidden2"}
+    assert set(rows["unit"]) == {1}
+    assert list(rows["step"]) == [0, 3, 7]
+    assert list(run.percentiles("hidden1", 2, steps=[7, 0])["step"]) == [0, 7]
+    np.testing.assert_array_equal(run.spread_at_start("hidden1"), np.zeros(UNITS))
+
+
+def test_tables_have_the_contracts_columns_and_types(paths):
+    writer = TraceWriter(paths)
+    write(writer, 0)
+    writer.merge()
+    for name, schema in (("metrics", METRICS), ("percentiles", PERCENTILES)):
+        [part] = live_parts(paths.table(name))
+        stored = pq.read_schema(part.path)
+        assert stored.equals(schema)
+        assert stored.field("step").metadata[b"unit"] == b"updates"
+
+
+def test_many_parts_are_merged_as_they_come(paths, monkeypatch):
+    monkeypatch.setattr(store, "MERGE_AFTER_PARTS", 4)
+    writer = TraceWriter(paths)
+    for step in range(10):
+        write(writer, step)
+        writer.flush()
+    names = [part.path.name for part in live_parts(paths.table("percentiles"))]
+    assert names == [
+        "part-000001-000004.parquet",
+        "part-000005-000008.parquet",
+        "part-000009-000009.parquet",
+        "part-000010-000010.parquet",
+    ]
+    check(Run(paths.directory), range(10))
+
+
+def test_a_merge_cut_short_counts_nothing_twice(paths, monkeypatch):
+    """Killed between writing the merged file and deleting the parts that it covers."""
+    writer = TraceWriter(paths)
+    for step in range(3):
+        write(writer, step)
+        writer.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Path, "unlink", lambda *args, **kwargs: None)
+        writer.merge()
+    assert len(list(paths.table("percentiles").iterdir())) == 4
+    check(Run(paths.directory), range(3))
+
+
+def test_files_of_an_unfinished_write_are_ignored(paths):
+    writer = TraceWriter(paths)
+    write(writer, 0)
+    writer.flush()
+    folder = paths.table("percentiles")
+    (folder / ".part-000002-000002.parquet").write_bytes(b"half")
+    (folder / "notes.txt").write_text("not ours")
+    check(Run(paths.directory), [0])
+
+
+def test_reading_while_parts_are_merged_away(paths, monkeypatch):
+    writer = TraceWriter(paths)
+    for step in range(3):
+        write(writer, step)
+        writer.flush()
+    listed = live_parts(paths.table("percentiles"))
+    writer.merge()
+    answers = [listed, live_parts(paths.table("percentiles"))]
+    run = Run(paths.directory)
+    monkeypatch.setattr(store, "live_parts", lambda folder: answers.pop(0))
+    assert len(run.percentiles()) == 3 * UNITS * len(LAYERS)
+
+
+def test_unchanged_parts_are_read_once(paths, monkeypatch):
+    writer = TraceWriter(paths)
+    write(writer, 0)
+    writer.flush()
+    run = Run(paths.directory)
+    run.percentiles("hidden1", 0)
+    read = []
+    original = pq.read_table
+    monkeypatch.setattr(
+        store.pq, "read_table", lambda path, **kw: read.append(path) or original(path, **kw)
+    )
+    run.percentiles("hidden1", 0)
+    assert read == []
+    write(writer, 1)
+    writer.flush()
+    assert len(run.percentiles("hidden1", 0)) == 2
+    assert len(read) == 1
+
+
+def test_a_run_without_records_is_empty_tables(paths):
+    run = Run(paths.directory)
+    assert run.metrics().empty
+    assert run.percentiles("hidden1", 0).empty
+    assert list(run.percentiles().columns) == PERCENTILES.names
+    assert len(run.spread_at_start("hidden1")) == 0
+
+
+def test_a_layer_or_unit_that_does_not_exist_is_answered_in_words(paths):
+    run = Run(paths.directory)
+    with pytest.raises(StoreError, match=r"no layer 'hidden9'; .* has hidden1, hidden2"):
+        run.percentiles("hidden9")
+    for unit in (-1, UNITS):
+        with pytest.raises(StoreError, match=f"no unit {unit}; hidden1 has units 0 to 3"):
+            run.percentiles("hidden1", unit)
+
+
+@pytest.mark.parametrize(
+    "run_id",
+    ["../etc", "..", "", "a/b", "<script>alert(1)</script>", "20260101-000000-x/../..", "x" * 300],
+)
+def test_a_name_that_is_not_a_run_id_touches_no_path(tmp_path, run_id):
+    with pytest.raises(StoreError, match="is not a run id"):
+        store.run_directory(tmp_path, run_id)
+
+
+def test_a_run_that_is_not_there_is_answered_in_words(tmp_path):
+    with pytest.raises(StoreError, match="there is no run"):
+        store.run_directory(tmp_path, "20260101-000000-x-abcdef")
+    with pytest.raises(StoreError, match="not a run directory"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Figure 1: with BN!", "../../etc/passwd", "", "ÄÖ", "a" * 200])
+def test_run_ids_are_safe_whatever_the_name(name):
+    assert store.RUN_ID.fullmatch(new_run_id(name))
+    assert len(new_run_id(name)) < 80
+
+
+def test_two_runs_of_one_second_have_different_ids():
+    assert new_run_id("x") != new_run_id("x")
+
+
+def test_a_damaged_config_or_status_is_named(paths):
+    run = Run(paths.directory)
+    paths.status.write_text("{")
+    with pytest.raises(StoreError, match=r"status.json is not a status file"):
+        _ = run.status
+    paths.config.write_text('{"model": {"depth": 3}}')
+    with pytest.raises(StoreError, match=r"config.json: model.depth: unknown key"):
+        _ = run.config
+
+
+def test_only_runs_are_listed_newest_first(tmp_path):
+    for name in ("20260102-000000-b-111111", "20260101-000000-a-111111", "notes", "x; rm -rf"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text("{}")
+    (tmp_path / "20260103-000000-unfinished-111111").mkdir()
+    (tmp_path / "20260104-000000-file-111111").write_text("")
+    assert store.list_run_ids(tmp_path) == ["20260102-000000-b-111111", "20260101-000000-a-111111"]
+    assert store.list_run_ids(tmp_path / "nothing") == []
+    assert store.list_run_ids(tmp_path / "20260104-000000-file-111111") == []

@@ -1,0 +1,217 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnviz.schema import GRID
+from bnviz.training import (
+    Diverged,
+    Metrics,
+    Percentiles,
+    Progress,
+    Trainer,
+    choose_device,
+    dense_at_start,
+    evaluate,
+    train,
+)
+
+from .conftest import small
+
+CUDA = pytest.param(
+    "cuda",
+    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU"),
+)
+
+
+def finish(config, data):
+    trainer = Trainer(config, data)
+    return trainer, list(trainer.records())
+
+
+def numbers(records):
+    """Every number recorded, but the wall time."""
+    values = []
+    for record in records:
+        if isinstance(record, Metrics):
+            values.append((record.step, record.split, record.loss, record.accuracy))
+        elif isinstance(record, Percentiles):
+            values.append((record.step, record.layer, record.mean.tobytes(), record.grid.tobytes()))
+    return values
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_same_config_and_seed_give_the_same_numbers(digits, normalization, device):
+    config = small(model__normalization=normalization, training__device=device)
+    first, second = (finish(config, digits)[1] for _ in range(2))
+    assert numbers(first) == numbers(second)
+    other = config.replace({"training.seed": 1})
+    assert numbers(finish(other, digits)[1]) != numbers(first)
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+@pytest.mark.parametrize("probe", ["heldout", "minibatch"])
+@pytest.mark.parametrize("bn_mode", ["batch", "running"])
+def test_tracing_changes_no_bit_of_the_weights(digits, normalization, probe, bn_mode):
+    config = small(
+        model__normalization=normalization,
+        trace__probe=probe,
+        trace__bn_mode=bn_mode,
+        trace__probe_size=100,
+    )
+    traced, _ = finish(config, digits)
+    untraced, _ = finish(config.replace({"trace.records": 0}), digits)
+    for name, value in traced.model.state_dict().items():
+        assert torch.equal(value, untraced.model.state_dict()[name]), name
+
+
+def test_it_is_sgd_on_the_mean_loss_as_autograd_and_hand_have_it(digits):
+    """Three updates, redone by hand with the plain formulas on the same batches."""
+    config = small(model__normalization="none", training__steps=3, model__hidden=[8])
+    trainer = Trainer(config, digits)
+    w1 = trainer.model.layers.hidden1.linear.weight.detach().double()
+    b1 = torch.zeros(8, dtype=torch.float64)
+    w2 = trainer.model.output.weight.detach().double()
+    b2 = torch.zeros(10, dtype=torch.float64)
+    for step in range(3):
+        batch = trainer.batches[step]
+        x, labels = digits.train_images[batch].double(), digits.train_labels[batch]
+        h = 1 / (1 + torch.exp(-(x @ w1.T + b1)))  # (60, 8)
+        p = torch.softmax(h @ w2.T + b2, dim=1)  # (60, 10)
+        dz = (p - torch.nn.functional.one_hot(labels, 10)) / 60  # (60, 10)
+        dh = dz @ w2 * h * (1 - h)  # (60, 8)
+        w2, b2 = w2 - 0.1 * dz.T @ h, b2 - 0.1 * dz.sum(0)
+        w1, b1 = w1 - 0.1 * dh.T @ x, b1 - 0.1 * dh.sum(0)
+    for _ in trainer.records():
+        pass
+    torch.testing.assert_close(
+        trainer.model.layers.hidden1.linear.weight.double(), w1, atol=1e-6, rtol=1e-5
+    )
+    torch.testing.assert_close(trainer.model.output.bias.double(), b2, atol=1e-6, rtol=1e-5)
+
+
+def test_records_cover_step_0_and_the_last_step(digits):
+    config = small()
+    trainer, records = finish(config, digits)
+    tests = [r for r in records if isinstance(r, Metrics) and r.split == "test"]
+    assert [r.step for r in tests] == dense_at_start(200, 4)
+    for layer in ("hidden1", "hidden2", "hidden3"):
+        steps = [r.step for r in records if isinstance(r, Percentiles) and r.layer == layer]
+        assert steps == dense_at_start(200, 10)
+        assert (steps[0], steps[-1]) == (0, 200)
+    assert isinstance(records[-1], Progress)
+    assert records[-1].step == trainer.step == 200
+
+
+def test_the_last_test_record_is_the_accuracy_of_the_final_network(digits):
+    trainer, records = finish(small(), digits)
+    last = [r for r in records if isinstance(r, Metrics) and r.split == "test"][-1]
+    trainer.model.eval()
+    right = trainer.model(digits.test_images).argmax(1) == digits.test_labels
+    assert last.accuracy == pytest.approx(right.double().mean().item())
+    assert (last.loss, last.accuracy) == evaluate(
+        trainer.model, digits.test_images, digits.test_labels
+    )
+
+
+def test_train_loss_is_the_mean_of_the_minibatches_since_the_last_record(digits):
+    config = small(training__steps=50)
+    every = config.replace({"trace.records": 10_000})
+    each = {
+        r.step: r.loss
+        for r in finish(every, digits)[1]
+        if isinstance(r, Metrics) and r.split == "train"
+    }
+    assert sorted(each) == list(range(1, 51))
+    rows = [r for r in finish(config, digits)[1] if isinstance(r, Metrics) and r.split == "train"]
+    for before, row in itertools.pairwise([None, *rows]):
+        first = before.step + 1 if before else 1
+        expected = np.mean([each[step] for step in range(first, row.step + 1)])
+        assert row.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_percentiles_are_numpys_of_the_pre_activations(digits):
+    config = small(trace__probe_size=150, model__normalization="none")
+    trainer = Trainer(config, digits)
+    record = next(r for r in trainer.records() if isinstance(r, Percentiles))
+    images = trainer.probe_images.numpy()
+    layer = trainer.model.layers.hidden1.linear
+    values = images @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()  # (150, 100)
+    assert record.layer == "hidden1"
+    np.testing.assert_allclose(record.grid, np.percentile(values, GRID, axis=0).T, atol=1e-5)
+    np.testing.assert_allclose(record.mean, values.mean(0), atol=1e-5)
+    np.testing.assert_allclose(record.std, values.std(0), atol=1e-5)
+
+
+def test_the_held_out_sample_is_the_same_for_every_seed(digits):
+    one, two = (Trainer(small(training__seed=seed), digits).probe_images for seed in (0, 1))
+    assert torch.equal(one, two)
+
+
+def test_the_minibatch_probe_looks_at_the_batch_about_to_be_trained_on(digits):
+    config = small(trace__probe="minibatch", model__normalization="none")
+    trainer = Trainer(config, digits)
+    record = next(r for r in trainer.records() if isinstance(r, Percentiles))
+    values = trainer.model.layers.hidden1.linear(digits.train_images[trainer.batches[0]])
+    np.testing.assert_allclose(record.mean, values.detach().numpy().mean(0), atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(digits):
+    config = small(
+        model__normalization="none", model__nonlinearity="relu", optimizer__learning_rate=100.0
+    )
+    records = finish(config, digits)[1]
+    diverged = records[-1]
+    assert isinstance(diverged, Diverged)
+    # The step is exact however rarely records are taken.
+    every = finish(config.replace({"trace.records": 10_000}), digits)[1][-1]
+    assert diverged == every
+    finite = finish(config.replace({"training.steps": max(diverged.step, 1)}), digits)[1]
+    losses = [r.loss for r in finite if isinstance(r, Metrics) and r.split == "train"]
+    assert np.isfinite(losses).all()
+
+
+def test_parameters_that_are_not_finite_end_the_run(digits):
+    trainer = Trainer(small(), digits)
+    records = trainer.records()
+    next(records)
+    with torch.no_grad():
+        trainer.model.output.bias[0] = float("inf")
+    assert isinstance(list(records)[-1], Diverged)
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_it_learns_on_real_digits(mnist, normalization):
+    config = small(
+        training__steps=1_500,
+        model__normalization=normalization,
+        model__nonlinearity="relu",
+        trace__records=0,
+    )
+    tests = [r for r in train(config, mnist) if isinstance(r, Metrics) and r.split == "test"]
+    assert tests[0].accuracy < 0.2
+    assert tests[-1].accuracy > 0.93
+
+
+@given(st.integers(1, 10**6), st.integers(1, 3_000))
+def test_steps_are_denser_at_the_start(steps, count):
+    chosen = dense_at_start(steps, count)
+    assert (chosen[0], chosen[-1]) == (0, steps)
+    assert len(chosen) <= count + 1
+    gaps = np.diff(chosen)
+    assert (gaps > 0).all()
+    assert (np.diff(gaps) >= -1).all()  # but for rounding, they only grow
+    assert gaps.max(initial=0) <= 2 * steps / count + 1
+
+
+def test_a_missing_gpu_is_answered_in_words():
+    if torch.cuda.is_available():
+        assert choose_device("auto").type == "cuda"
+        return
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(RuntimeError, match=r"no CUDA device .* choose cpu or auto"):
+        choose_device("cuda")
