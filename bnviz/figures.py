@@ -105,7 +105,9 @@ def figure1(
                 figure, place, run.percentiles["step"], values, name, style, False
             )
 
-    figure.update_xaxes(range=[0, longest], title="step", tickformat="~s", **_axis())
+    figure.update_xaxes(
+        range=[0, longest], title="step", tickformat="~s", hoverformat=",d", **_axis()
+    )
     figure.update_yaxes(**_axis())
     figure.update_yaxes(range=[floor, 1.0], tickformat=".2~f", row=1, col=1)
     names = ", ".join(map(str, percentages)) + "th"
@@ -229,8 +231,9 @@ def _layout(count: int, stacked: bool) -> dict[str, Any]:
         "paper_bgcolor": "white",
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "font": {"family": FONT, "size": 13, "color": "#222222"},
-        "height": 300 * count + 60 if stacked else 420,
-        "margin": {"l": 52, "r": 14, "t": 36, "b": 84},
+        "height": 300 * count + 84 if stacked else 444,
+        "margin": {"l": 52, "r": 14, "t": 60, "b": 84},  # above the titles: plotly's toolbar
+        "modebar": {"bgcolor": "rgba(0, 0, 0, 0)"},
         "hovermode": "x unified",
         "legend": {
             "orientation": "h",

@@ -79,6 +79,11 @@ def cancel(run: Run) -> None:
     (run.paths.control / CANCEL).touch()
 
 
+def cancel_requested(paths: RunPaths) -> bool:
+    """Whether a cancel was asked for; until the worker has seen it the run is still running."""
+    return (paths.control / CANCEL).exists()
+
+
 def state_of(status: Status) -> State:
     """The state that is true now: LOST where a process should stand behind it and is gone."""
     if status.state not in UNFINISHED or status.pid is None:

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from bnviz.jobs import CANCEL
+from bnviz.jobs import cancel_requested
 from bnviz.status import RunError, State, Status
 from bnviz.store import Run, RunPaths, TraceWriter, write_status
 
@@ -48,7 +48,7 @@ class Worker:
         self._paths = paths
         self._status = _wait_for_submit(paths)
         self._rates: list[tuple[float, int]] = []  # (monotonic time, step) of recent reports
-        self._starting = _CancelWhileStarting(self)
+        self._starting = _CancelWhileStarting(self, paths)
 
     def run(self) -> None:
         config = Run(self._paths.directory).config
@@ -91,9 +91,6 @@ class Worker:
         self._status = self._status.model_copy(update={**changes, "updated_at": time.time()})
         write_status(self._paths, self._status)
 
-    def cancel_requested(self) -> bool:
-        return (self._paths.control / CANCEL).exists()
-
     def _record(self, records: Any, writer: TraceWriter) -> State:
         from bnviz.training import Diverged, Metrics, Percentiles
 
@@ -111,7 +108,7 @@ class Worker:
                 return State.DIVERGED
             # Progress comes after the records of a step and at least every tenth of a second.
             self._status = self._status.model_copy(update={"step": record.step})
-            if self.cancel_requested():
+            if cancel_requested(self._paths):
                 return State.CANCELLED
             now = time.monotonic()
             if now - flushed > FLUSH_INTERVAL_S:
@@ -153,8 +150,9 @@ class Worker:
 class _CancelWhileStarting:
     """Ends the process when a cancel comes before training: imports cannot be interrupted."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, paths: RunPaths) -> None:
         self._worker = worker
+        self._paths = paths
         self._lock = threading.Lock()
         self._over = False
         threading.Thread(target=self._watch, daemon=True).start()
@@ -169,7 +167,7 @@ class _CancelWhileStarting:
             with self._lock:
                 if self._over:
                     return
-                if self._worker.cancel_requested():
+                if cancel_requested(self._paths):
                     self._worker.finish(State.CANCELLED)
                     os._exit(0)  # nothing is recorded yet, so there is nothing to close
             time.sleep(0.1)

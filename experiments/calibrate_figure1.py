@@ -28,7 +28,7 @@ from bnviz import paper
 from bnviz.config import RunConfig
 
 RESULTS = Path(__file__).with_suffix("").parent / "calibration_figure1.csv"
-INIT_STDS = (0.05, 0.07, 0.1)
+INIT_STDS = (0.03, 0.05, 0.07, 0.1)
 LEARNING_RATES = (0.1, 0.15, 0.2, 0.3)
 SEEDS = (0, 1, 2)
 FINALISTS = 3

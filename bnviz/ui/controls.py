@@ -62,7 +62,7 @@ def sidebar(start: Callable[[Setup], None]) -> Setup:
     setup = _setup(preset)
     for problem in setup.problems:
         st.error(literal(problem), icon=":material/block:")
-    count = len(setup.runs)
+    count = 2 if st.session_state["bn"] == BOTH else 1
     st.button(
         f"Start {count} runs" if count > 1 else "Start",
         type="primary",

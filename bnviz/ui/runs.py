@@ -63,8 +63,10 @@ def progress_row(run: Run, label: str) -> None:
         text = f"**{literal(label)}** · step {status.step:,} of {status.steps:,}"
         st.progress(min(1.0, status.step / status.steps), text=text + _details(status, state))
         if state in UNFINISHED:
+            asked = jobs.cancel_requested(run.paths)
             st.button(
-                "Cancel",
+                "Cancelling" if asked else "Cancel",
+                disabled=asked,
                 key=f"cancel-{run.run_id}",
                 icon=":material/stop:",
                 on_click=_cancel,

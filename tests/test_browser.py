@@ -1,0 +1,314 @@
+"""The dashboard in a real browser, on real MNIST: the server, the worker and Chromium as users have
+them. A missing browser fails these tests; `make test` installs one."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from bnviz import jobs
+from bnviz.status import State
+from bnviz.store import list_run_ids, open_run
+
+from .conftest import cancel_all
+
+expect.set_options(timeout=30_000)
+
+PROJECT = Path(__file__).resolve().parent.parent
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+POINTS = "Number(document.querySelector('.bnviz-chart .plot')?.dataset.points ?? 0)"
+
+
+class Server:
+    def __init__(self, root):
+        self.root = root
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "streamlit", "run", "app.py"),
+                *("--server.headless=true", f"--server.port={self.port}"),
+            ],
+            cwd=PROJECT,
+            env={**os.environ, "BNVIZ_ROOT": str(self.root)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(self.url + "_stcore/health", timeout=5).close()
+                return
+            time.sleep(0.1)
+        pytest.fail("the dashboard did not start")
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.fail("no Chromium found; `make test` says how to install it")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path / "runs")
+    yield server
+    server.kill()
+    cancel_all(server.root)
+
+
+@pytest.fixture
+def page(browser, server):
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    complaints = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+    page.on(
+        "request",
+        lambda r: (
+            r.url.startswith(("http", "ws"))
+            and "127.0.0.1" not in r.url
+            and complaints.append(f"left this machine: {r.url}")
+        ),
+    )
+    page.complaints = complaints
+    yield page
+    context.close()
+
+
+def start_runs(page, server, query):
+    """Press Start and wait for both runs' first points."""
+    page.goto(server.url + query)
+    page.get_by_role("button", name="Start Figure 1").click()
+    page.wait_for_function(f"{POINTS} > 20")
+    return [open_run(server.root / run_id) for run_id in sorted(list_run_ids(server.root))]
+
+
+def grown(page, by=20):
+    before = page.evaluate(POINTS)
+    page.wait_for_function(f"{POINTS} >= {before + by}")
+
+
+def states(page, word):
+    """The rows of runs in a state."""
+    return page.locator('[class*="st-key-row-"]', has_text=word)
+
+
+def inside(page, subplot):
+    """The box of a panel between its axes."""
+    return page.locator(f'.bnviz-chart .nsewdrag[data-subplot="{subplot}"]').bounding_box()
+
+
+def layout(page, axis):
+    return page.evaluate(f"document.querySelector('.bnviz-chart .plot').layout.{axis}.range")
+
+
+def test_start_watch_zoom_and_cancel(page, server):
+    runs = start_runs(page, server, "?steps=500000")
+    assert {run.config.model.normalization for run in runs} == {"none", "batch"}
+    expect(states(page, "running")).to_have_count(2)
+    grown(page)
+
+    # Zoom into the panel of the run without BN by dragging, as a user does.
+    panel = inside(page, "x2y2")
+    page.mouse.move(panel["x"] + 20, panel["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(panel["x"] + 120, panel["y"] + 160, steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        "document.querySelector('.bnviz-chart .plot').layout.xaxis2.range[1] < 400000"
+    )
+    zoomed = layout(page, "xaxis2"), layout(page, "yaxis2")
+    page.locator(".bnviz-chart .legend .traces", has_text="With BN").locator(
+        ".legendtoggle"
+    ).click()
+    page.wait_for_function(
+        "document.querySelector('.bnviz-chart .plot').data"
+        ".some(t => t.name === 'With BN' && t.visible === 'legendonly')"
+    )
+    panel = inside(page, "x2y2")
+    page.mouse.move(panel["x"] + 60, panel["y"] + 100)
+    for _ in range(3):  # several ticks
+        grown(page)
+        assert (layout(page, "xaxis2"), layout(page, "yaxis2")) == zoomed
+        assert page.evaluate(
+            "document.querySelector('.bnviz-chart .plot').data"
+            ".some(t => t.name === 'With BN' && t.visible === 'legendonly')"
+        )
+    # A double click shows all again.
+    page.mouse.dblclick(panel["x"] + 60, panel["y"] + 100)
+    page.wait_for_function(
+        "document.querySelector('.bnviz-chart .plot').layout.xaxis2.range[1] >= 500000"
+    )
+
+    for count in (1, 2):
+        page.get_by_role("button", name="Cancel", exact=True).first.click()
+        expect(states(page, "cancelled")).to_have_count(count)
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    assert {run.status.state for run in runs} == {State.CANCELLED}
+    assert page.complaints == []
+
+
+def test_hover_shows_exact_values_and_stays_while_points_come(page, server):
+    runs = start_runs(page, server, "?steps=500000&unit=3")
+    plain = next(run for run in runs if run.config.model.normalization == "none")
+    page.wait_for_function(f"{POINTS} > 500")  # a few pixels wide
+    panel = inside(page, "x2y2")
+    page.mouse.move(panel["x"] + 1, panel["y"] + 100)
+    label = page.locator(".bnviz-chart .hoverlayer .legend")
+    expect(label).to_contain_text("50th percentile")
+    grown(page, 200)
+    text = label.text_content().replace("\u2212", "-")
+    step = int(re.match(r"[\d,]+?(?=15th)", text)[0].replace(",", ""))
+    row = plain.percentiles("hidden3", 3, steps=[step]).iloc[0]
+    for percentage in (15, 50, 85):
+        assert f"{percentage}th percentile : {row[f'p{percentage}']:.4f}" in text
+
+
+def test_downloads_hold_the_stores_numbers(page, server, tmp_path):
+    start_runs(page, server, "?steps=600&unit=4")
+    expect(states(page, "completed")).to_have_count(2)
+    runs = [open_run(server.root / run_id) for run_id in list_run_ids(server.root)]
+
+    def download(name):
+        with page.expect_download() as started:
+            page.get_by_role("button", name=name, exact=True).click()
+        return started.value.suggested_filename, Path(started.value.path()).read_bytes()
+
+    filename, csv = download("Percentiles CSV")
+    assert filename == "percentiles-hidden3-unit4.csv"
+    table = pd.read_csv(io.BytesIO(csv), comment="#")
+    parquet = pq.read_table(io.BytesIO(download("Percentiles Parquet")[1])).to_pandas()
+    accuracy = pd.read_csv(io.BytesIO(download("Accuracy CSV")[1]), comment="#")
+    for run in runs:
+        stored = run.percentiles("hidden3", 4)
+        assert len(stored) > 200
+        for exported in (table, parquet):
+            rows = exported[exported["run_id"] == run.run_id]
+            assert list(rows["step"]) == list(stored["step"])
+            for column in ("p15", "p50", "p85", "mean", "std"):
+                assert list(rows[column].astype("float32")) == list(stored[column])
+        tests = run.metrics().query("split == 'test'")
+        rows = accuracy[accuracy["run_id"] == run.run_id]
+        assert list(rows["accuracy"].astype("float32")) == list(tests["accuracy"])
+
+    assert pq.read_table(io.BytesIO(download("Accuracy Parquet")[1])).num_rows == len(accuracy)
+    assert b"Plotly.newPlot" in download("Interactive HTML")[1]
+    filename, png = download("PNG")
+    assert filename == "figure1-hidden3-unit4.png"
+    assert png.startswith(b"\x89PNG")
+    assert len(png) > 20_000
+    svg = download("SVG")[1]
+    assert svg.startswith(b"<svg")
+    assert b"Without BN: hidden3 unit 4" in svg
+    assert page.complaints == []
+
+
+def test_reload_second_tab_and_server_restart_show_the_same_runs_still_growing(
+    page, server, browser
+):
+    start_runs(page, server, "?steps=500000")
+    address = page.url
+    chosen = sorted(list_run_ids(server.root))
+    assert all(f"run={run_id}" in address for run_id in chosen)
+
+    page.reload()
+    page.wait_for_function(f"{POINTS} > 20")
+    grown(page)
+    other = browser.new_page()
+    other.goto(server.url)  # a bare address shows the newest runs
+    other.wait_for_function(f"{POINTS} > 20", timeout=60_000)
+    grown(other)
+    other.close()
+
+    server.kill()
+    steps = [open_run(server.root / run_id).status.step for run_id in chosen]
+    server.start()
+    page.goto(address)
+    page.wait_for_function(f"{POINTS} > 20")
+    grown(page)
+    assert sorted(list_run_ids(server.root)) == chosen
+    for run_id, before in zip(chosen, steps, strict=True):
+        status = open_run(server.root / run_id).status
+        assert jobs.state_of(status) is State.RUNNING
+        assert status.step > before
+
+
+def test_the_address_keeps_the_choices(page, server):
+    page.goto(server.url)
+    page.get_by_role("radio", name="Without", exact=True).click()
+    field = page.get_by_role("spinbutton", name="Learning rate")
+    field.fill("0.025")
+    field.press("Enter")
+    steps = page.get_by_role("spinbutton", name="Steps")
+    steps.fill("1234")
+    steps.press("Enter")
+    page.wait_for_url("**steps=1234**")
+    assert "lr=0.025" in page.url
+    assert "bn=Without" in page.url
+    page.goto(page.url)
+    expect(page.get_by_role("spinbutton", name="Learning rate")).to_have_value("0.025")
+    expect(page.get_by_role("spinbutton", name="Steps")).to_have_value("1234")
+    expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible()
+
+
+def test_a_learning_rate_typed_wrong_starts_nothing(page, server):
+    page.goto(server.url)
+    field = page.get_by_role("spinbutton", name="Learning rate")
+    for typed in ("0", "-1", "1e9"):
+        field.fill(typed)
+        field.press("Enter")
+        expect(page.get_by_text("must be a number above 0 and at most 100")).to_be_visible()
+        expect(page.get_by_role("button", name="Start 2 runs")).to_be_disabled()
+        field.fill("0.1")
+        field.press("Enter")
+        expect(page.get_by_role("button", name="Start 2 runs")).to_be_enabled()
+    assert list_run_ids(server.root) == []
+
+
+def test_hostile_addresses_are_shown_as_text(page, server):
+    page.goto(server.url + "?steps=5&evil=1")
+    page.get_by_role("button", name="Start Figure 1").click()
+    expect(states(page, "completed")).to_have_count(2)
+    page.goto(server.url + "?run=../../etc/passwd&run=<img src=x onerror=alert(1)>&layer=9")
+    expect(page.get_by_text("The address names a run that is not here")).to_have_count(2)
+    expect(page.locator("img[src=x]")).to_have_count(0)
+    assert page.complaints == []

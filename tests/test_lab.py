@@ -1,0 +1,219 @@
+"""The page Lab in each of its states, run by Streamlit's own test harness."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from bnviz import jobs, store
+from bnviz.config import RunConfig
+from bnviz.schema import GRID
+from bnviz.status import RunError, State, Status
+from bnviz.store import RunPaths, TraceWriter
+
+APP = Path(__file__).resolve().parent.parent / "app.py"
+
+
+@pytest.fixture
+def page(root):
+    def load(**query):
+        app = AppTest.from_file(APP, default_timeout=60)
+        for key, value in query.items():
+            app.query_params[key] = value
+        return app.run()
+
+    return load
+
+
+def recorded(root, number, kind, state=State.COMPLETED, records=3, **status):
+    """A run directory as a worker leaves it, without the training."""
+    directory = root / f"20260101-00000{number}-figure1-{kind}-abc12{number}"
+    directory.mkdir(parents=True)
+    paths = RunPaths(directory)
+    paths.control.mkdir()
+    config = RunConfig().replace({"model.normalization": kind, "model.hidden": [3, 5]})
+    store.write_config(paths, config)
+    writer = TraceWriter(paths)
+    for step in range(records):
+        for layer, units in (("hidden1", 3), ("hidden2", 5)):
+            values = np.arange(units) + step
+            grid = np.outer(1 + np.arange(units), np.linspace(-1, 1, len(GRID))) + step
+            writer.add_percentiles(step, layer, values, values, grid)
+        writer.add_metrics(
+            step=step,
+            split="test",
+            loss=1.0,
+            accuracy=0.8 + step / 100,
+            learning_rate=0.1,
+            wall_time_s=0.0,
+        )
+    writer.merge()
+    values = {
+        "step": max(records - 1, 0),
+        "steps": 50_000,
+        "submitted_at": 1.0,
+        "updated_at": 2.0,
+        **status,
+    }
+    store.write_status(paths, Status(state=state, **values))
+    return directory.name
+
+
+def alive():
+    return {"pid": os.getpid(), "pid_started": jobs.process_started(os.getpid())}
+
+
+def chart(app):
+    """The figure that the chart component was given."""
+    [component] = [e for e in app.main.get("bidi_component") if "figure" in e.proto.json]
+    return json.loads(json.loads(component.proto.json)["figure"])
+
+
+def texts(elements):
+    return " ".join(element.value for element in elements)
+
+
+def start_button(app):
+    return app.button(key="start")
+
+
+def test_an_empty_dashboard_offers_figure_1_and_explains_it(page):
+    app = page()
+    assert not app.exception
+    assert app.button(key="start_figure1").label == "Start Figure 1"
+    assert "covariate shift" in texts(app.markdown)
+    assert "Two runs of 50,000 steps" in texts(app.caption)
+
+
+def test_finished_runs_are_shown_as_the_papers_figure(page, root):
+    ids = [recorded(root, 1, "none"), recorded(root, 2, "batch")]
+    app = page()
+    assert not app.exception
+    assert set(app.multiselect(key="runs").value) == set(ids)
+    titles = [a["text"] for a in chart(app)["layout"]["annotations"]]
+    assert titles[1:] == ["(b) Without BN: hidden2 unit 2", "(c) With BN: hidden2 unit 2"]
+    assert "Typical unit of hidden2: 2" in texts(app.caption)
+    assert all(button.key != f"cancel-{ids[0]}" for button in app.button)
+
+
+def test_layer_unit_and_the_papers_curves_are_chosen(page, root):
+    recorded(root, 1, "batch")
+    app = page()
+    app.selectbox(key="layer").set_value("hidden1").run()
+    app.selectbox(key="unit").set_value("1").run()
+    app.toggle(key="paper").set_value(True).run()
+    assert not app.exception
+    figure = chart(app)
+    assert figure["layout"]["annotations"][1]["text"] == "(b) With BN: hidden1 unit 1"
+    assert any(trace.get("legendgroup") == "paper" for trace in figure["data"])
+
+
+def test_a_unit_that_the_chosen_layer_lacks_is_dropped(page, root):
+    recorded(root, 1, "batch")
+    app = page(unit="99", layer="hidden9", run="../../etc", lr="quick")
+    assert not app.exception
+    assert "not here: ../../etc" in texts(app.warning).replace("\\", "")
+
+
+def test_starting_running_and_cancel(page, root):
+    starting = recorded(root, 1, "none", State.QUEUED, records=0, **alive())
+    running = recorded(
+        root, 2, "batch", State.RUNNING, steps_per_s=1000.0, eta_s=50.0, device="CPU", **alive()
+    )
+    app = page()
+    assert not app.exception
+    assert "Starting: loading PyTorch" in texts(app.caption)
+    row = json.dumps([e.proto.text for e in app.main.get("progress")])
+    assert "1,000 steps/s" in row
+    assert "50 s left" in row
+    app.button(key=f"cancel-{running}").click().run()
+    assert (root / running / "control" / "cancel").exists()
+    assert not (root / starting / "control" / "cancel").exists()
+    for run_id in (starting, running):  # nothing stands behind these two
+        (root / run_id / "status.json").unlink()
+
+
+def test_failed_diverged_and_lost_runs_say_what_is_so_and_what_to_do(page, root):
+    error = RunError(type="OSError", message="<b>disk</b> full", traceback="Traceback: line 1")
+    recorded(root, 1, "batch", State.FAILED, error=error)
+    recorded(root, 2, "none", State.DIVERGED, summary={"reason": "the loss is not finite"})
+    recorded(root, 3, "none", State.RUNNING, pid=2**22 - 1, pid_started=1.0)
+    app = page()
+    assert not app.exception
+    errors = texts(app.error).replace("\\", "")
+    assert "OSError: <b>disk</b> full" in errors
+    assert "\\<b\\>" in texts(app.error)  # shown, not rendered
+    assert "log.txt" in errors
+    assert "The process of this run is gone" in errors
+    assert [code.value for code in app.code] == ["Traceback: line 1"]
+    assert "Diverged at step 2: the loss is not finite" in texts(app.warning).replace("\\", "")
+
+
+def test_a_damaged_run_is_named_and_the_others_are_shown(page, root):
+    recorded(root, 1, "none")
+    broken = recorded(root, 2, "batch")
+    (root / broken / "config.json").write_text("{")
+    app = page()
+    assert not app.exception
+    assert "config.json" in texts(app.error).replace("\\", "")
+    assert len(chart(app)["layout"]["annotations"]) == 2
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e9])
+def test_a_learning_rate_that_cannot_be_keeps_start_disabled_and_says_why(page, value):
+    app = page()
+    app.number_input(key="lr").set_value(value).run()
+    assert not app.exception
+    assert start_button(app).disabled
+    assert app.button(key="start_figure1").disabled
+    sentence = texts(app.error).replace("\\", "")
+    assert sentence == (
+        f"optimizer.learning_rate = {value}: must be a number above 0 and at most 100"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("steps", 0, "training.steps = 0: must be a whole number from 1 to 10,000,000"),
+        ("batch", 1, "needs a batch of at least 2"),
+        ("batch", 60_001, "must be a whole number from 1 to 60,000"),
+        ("seed", -1, "training.seed = -1"),
+        ("init_std", 11.0, "model.init_std = 11.0: must be a number above 0 and at most 10"),
+    ],
+)
+def test_other_settings_that_cannot_be(page, key, value, sentence):
+    app = page()
+    app.number_input(key=key).set_value(value).run()
+    assert not app.exception
+    assert start_button(app).disabled
+    assert sentence in texts(app.error).replace("\\", "")
+
+
+def test_batch_1_is_fine_without_bn(page):
+    app = page()
+    app.number_input(key="batch").set_value(1).run()
+    app.segmented_control(key="bn").set_value("Without").run()
+    assert not start_button(app).disabled
+    assert start_button(app).label == "Start"
+
+
+def test_slider_and_field_follow_each_other(page):
+    app = page()
+    app.select_slider(key="lr_slider").set_value(0.5).run()
+    assert app.number_input(key="lr").value == 0.5
+    app.number_input(key="lr").set_value(0.012).run()
+    assert app.select_slider(key="lr_slider").value == 0.01
+    assert app.number_input(key="lr").value == 0.012
+
+
+def test_a_root_that_cannot_be_written_is_answered_on_the_page(page, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BNVIZ_ROOT", str(tmp_path / "file"))
+    app = page()
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert "cannot write runs to" in texts(app.error).replace("\\", "")
