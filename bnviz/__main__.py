@@ -103,8 +103,8 @@ def run(
 def _follow(runs: list[Run]) -> None:
     columns = (
         TextColumn("{task.description:>10}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+        BarColumn(12),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TextColumn("{task.fields[speed]}"),
         TextColumn("ETA"),
         TimeRemainingColumn(),
@@ -132,7 +132,7 @@ def _follow(runs: list[Run]) -> None:
                     tasks[run.run_id],
                     completed=status.step,
                     speed=speed,
-                    accuracy="" if accuracy is None else f"test accuracy {accuracy:.4f}",
+                    accuracy="" if accuracy is None else f"accuracy {accuracy:.4f}",
                 )
             time.sleep(0.2)
 

@@ -60,7 +60,7 @@ class ModelConfig(_Part):
         "batch", description="batch: g(BN(Wu)), no bias; none: g(Wu + b) (Section 3.2)"
     )
     init_std: float = Field(
-        0.1,
+        0.05,
         gt=0,
         le=10,
         description='std of the Gaussian initial weights (the paper says "small"; our choice)',
@@ -76,7 +76,7 @@ class ModelConfig(_Part):
 class OptimizerConfig(_Part):
     kind: Literal["sgd"] = Field("sgd", description="plain stochastic gradient descent, mean loss")
     learning_rate: float = Field(
-        0.1, gt=0, le=100, description="step size (the paper gives none for MNIST; our choice)"
+        0.15, gt=0, le=100, description="step size (the paper gives none for MNIST; our choice)"
     )
 
 

@@ -222,6 +222,7 @@ def _axis() -> dict[str, Any]:
         "zeroline": False,
         "ticks": "inside",
         "title_standoff": 6,
+        "title_font_size": 13,
     }
 
 

@@ -1,88 +1,31 @@
 """The dashboard in a real browser, on real MNIST: the server, the worker and Chromium as users have
 them. A missing browser fails these tests; `make test` installs one."""
 
-import contextlib
 import io
-import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from bnviz import jobs
 from bnviz.status import State
 from bnviz.store import list_run_ids, open_run
 
 from .conftest import cancel_all
+from .dashboard import Server, chromium
 
 expect.set_options(timeout=30_000)
 
-PROJECT = Path(__file__).resolve().parent.parent
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 POINTS = "Number(document.querySelector('.bnviz-chart .plot')?.dataset.points ?? 0)"
-
-
-class Server:
-    def __init__(self, root):
-        self.root = root
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "streamlit", "run", "app.py"),
-                *("--server.headless=true", f"--server.port={self.port}"),
-            ],
-            cwd=PROJECT,
-            env={**os.environ, "BNVIZ_ROOT": str(self.root)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(self.url + "_stcore/health", timeout=5).close()
-                return
-            time.sleep(0.1)
-        pytest.fail("the dashboard did not start")
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
 def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, names)), None)
-    if executable is None:
-        pytest.fail("no Chromium found; `make test` says how to install it")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

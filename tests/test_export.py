@@ -129,5 +129,5 @@ def test_labels_say_what_sets_runs_apart(pair):
     config = pair[1].config.replace({"optimizer.learning_rate": 0.5})
     store.write_config(pair[1].paths, config)
     fresh = [open_run(run.paths.directory) for run in pair]
-    assert export.labels(fresh) == ["Without BN, learning rate 0.1", "With BN, learning rate 0.5"]
+    assert export.labels(fresh) == ["Without BN, learning rate 0.15", "With BN, learning rate 0.5"]
     assert export.labels([pair[0], pair[0]])[0] == "Without BN (abc123)"

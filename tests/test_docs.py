@@ -1,0 +1,166 @@
+"""The documents say what the code does."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import typer.main
+
+import bnviz
+from bnviz import __main__, config, schema
+from bnviz.status import RunError, State, Status
+from bnviz.store import RunPaths
+
+from .conftest import cancel_all, small, submit_and_wait
+from .test_architecture import LEVELS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+FORMAT = (ROOT / "docs" / "data-format.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+EXAMPLE_RUN = "runs/20260131-235959-figure1-with-bn-1a2b3c"
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("docs") / "runs"
+    yield submit_and_wait(small(), root)
+    cancel_all(root)
+
+
+def section(text, heading):
+    return re.split(r"^#+ ", text.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.M)[0]
+
+
+def table(text):
+    """Cells of a Markdown table, without its head."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def names(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def code(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("name", list(schema.TABLES))
+def test_the_columns_are_those_of_the_schema(name):
+    documented = [
+        (column, row[1]) for row in table(section(FORMAT, name)) for column in names(row[0])
+    ]
+    types = {"float": "float32", "double": "float64"}
+    assert documented == [
+        (field.name, types.get(str(field.type), str(field.type))) for field in schema.TABLES[name]
+    ]
+
+
+def test_the_keys_and_states_are_those_of_the_status():
+    rows = table(section(FORMAT, "status.json"))
+    assert {key for row in rows for key in names(row[0])} == set(Status.model_fields)
+    meanings = {names(row[0])[0]: names(row[1]) for row in rows}
+    assert set(meanings["state"]) == set(State) - {State.LOST}
+    assert set(meanings["error"]) == set(RunError.model_fields)
+
+
+def test_the_files_are_those_of_a_run_directory(finished_run):
+    documented = {name.split("/")[0] for row in table(FORMAT)[:6] for name in names(row[0])}
+    assert {path.name for path in finished_run.paths.directory.iterdir()} == documented
+    assert {p.name for p in vars(RunPaths(Path("run"))).values()} - {"run"} <= documented
+    assert set(finished_run.status.summary) <= set(
+        names(next(row[1] for row in table(FORMAT) if row[0] == "`summary`"))
+    )
+
+
+def test_every_module_is_described_on_its_level():
+    described = {}
+    for level, cell, _ in table(section(ARCHITECTURE, "Modules, and which way imports point")):
+        name = names(cell)[0].removesuffix(".py").rstrip("/")
+        described["app" if name == "app" else f"bnviz.{name}"] = int(level)
+    expected = {
+        name: level
+        for name, level in LEVELS.items()
+        if name.count(".") == 1 or name == "app"  # a package is described as a whole
+    }
+    assert described == expected
+
+
+def test_every_command_of_the_readme_exists():
+    commands = typer.main.get_command(__main__.app).commands
+    shown = [
+        shlex.split(line)[3:]
+        for block in code(README, "sh")
+        for line in block.splitlines()
+        if line.startswith("python -m bnviz")
+    ]
+    assert {words[0] for words in shown} == set(commands)
+    for name, *words in shown:
+        options = {option for p in commands[name].params for option in p.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+    make = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+) ", "\n".join(code(README, "sh"))):
+        assert re.search(rf"^{target}:", make, flags=re.M)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_examples_run(finished_run):
+    def at_the_run(text):
+        return text.replace(EXAMPLE_RUN, str(finished_run.paths.directory))
+
+    expected = finished_run.percentiles("hidden3", 7)
+    for block in code(FORMAT, "python"):
+        variables = {}
+        exec(at_the_run(block), variables)
+        if "unit" in variables:
+            assert list(variables["unit"]["p50"]) == list(expected["p50"])
+    [query] = code(FORMAT, "sql")
+    assert list(duckdb.sql(at_the_run(query)).df()["p50"]) == list(expected["p50"])
+
+    [block] = code(README, "python")
+    beginning, training = block.split("for record in ")
+    exec(at_the_run(beginning), variables := {})
+    assert "bnviz.train(bnviz.RunConfig())" in training
+    assert next(bnviz.train(bnviz.RunConfig())).step == 0
+
+
+def test_a_finished_table_is_one_file_that_any_reader_opens(finished_run):
+    for name, columns in schema.TABLES.items():
+        [part] = finished_run.paths.table(name).iterdir()
+        stored = pq.read_schema(part)
+        assert stored.names == columns.names
+        for field in stored:
+            assert set(field.metadata) >= {b"unit", b"meaning"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), target
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.M)
+                assert anchor in {re.sub(r"\W+", "-", h.lower()).strip("-") for h in headings}
+
+
+def test_the_pinned_versions_are_those_installed():
+    import importlib.metadata
+
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        assert importlib.metadata.version(name).split("+")[0] == version
+
+
+def test_every_preset_says_why_and_only_what_differs():
+    for path in sorted((ROOT / "experiments").glob("*.toml")):
+        values = tomllib.loads(path.read_text())
+        assert len(values["why"]) > 100
+        assert config.load_preset(path).runs
