@@ -72,6 +72,11 @@ class ModelConfig(_Part):
         0.1, gt=0, le=1, description="weight of the newest batch in the running statistics"
     )
 
+    @property
+    def layers(self) -> dict[str, int]:
+        """Hidden layers by name, from the input on, with their number of units."""
+        return {f"hidden{i}": units for i, units in enumerate(self.hidden, start=1)}
+
 
 class OptimizerConfig(_Part):
     kind: Literal["sgd"] = Field("sgd", description="plain stochastic gradient descent, mean loss")

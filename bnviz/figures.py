@@ -12,7 +12,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bnviz import paper
+from bnviz.config import RunConfig
 from bnviz.downsample import PLOT_LIMIT, downsample
+from bnviz.schema import METRICS, PERCENTILES
 
 SHOWN_PERCENTAGES = (15, 50, 85)
 """The paper's (Figure 1 b, c): for a Gaussian, the median and about one sigma to each side."""
@@ -48,6 +50,18 @@ class RunData:
     percentiles: pd.DataFrame
 
 
+def not_started(config: RunConfig) -> RunData:
+    """A run that has no points yet: its empty panel."""
+    return RunData(
+        config.label,
+        config.model.normalization,
+        config.model.nonlinearity,
+        config.training.steps,
+        METRICS.empty_table().to_pandas(),
+        PERCENTILES.empty_table().to_pandas(),
+    )
+
+
 def figure1(
     runs: Sequence[RunData],
     layer: str,
@@ -78,7 +92,7 @@ def figure1(
         rows=count if stacked else 1,
         cols=1 if stacked else count,
         subplot_titles=titles,
-        horizontal_spacing=0.2 / count,
+        horizontal_spacing=0.066,  # of the width: room for ticks and a title
         vertical_spacing=0.3 / count,
     )
     places = [(i + 1, 1) if stacked else (1, i + 1) for i in range(count)]
@@ -106,7 +120,7 @@ def figure1(
             )
 
     figure.update_xaxes(
-        range=[0, longest], title="step", tickformat="~s", hoverformat=",d", **_axis()
+        range=[0, longest], title_text="step", tickformat="~s", hoverformat=",d", **_axis()
     )
     figure.update_yaxes(**_axis())
     figure.update_yaxes(range=[floor, 1.0], tickformat=".2~f", row=1, col=1)
@@ -116,9 +130,9 @@ def figure1(
         drawn, available = shown.get(place, (0, 0))
         if drawn < available:
             title = f"step ({drawn:,} of {available:,} points)"
-            figure.update_xaxes(title=title, row=row, col=col)
+            figure.update_xaxes(title_text=title, row=row, col=col)
         title = f"{names} percentile of the {run.nonlinearity} input" if not i or stacked else ""
-        figure.update_yaxes(title=title, matches="y2" if i else None, row=row, col=col)
+        figure.update_yaxes(title_text=title, matches="y2" if i else None, row=row, col=col)
     figure.update_layout(**_layout(count, stacked))
     figure.update_annotations(font_size=14)
     return figure
@@ -232,8 +246,9 @@ def _layout(count: int, stacked: bool) -> dict[str, Any]:
         "paper_bgcolor": "white",
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "font": {"family": FONT, "size": 13, "color": "#222222"},
-        "height": 300 * count + 84 if stacked else 444,
-        "margin": {"l": 52, "r": 14, "t": 60, "b": 84},  # above the titles: plotly's toolbar
+        "height": 300 * count + 108 if stacked else 444,
+        # Above the titles is plotly's toolbar; on a narrow screen the legend may take two lines.
+        "margin": {"l": 52, "r": 14, "t": 60, "b": 108 if stacked else 84},
         "modebar": {"bgcolor": "rgba(0, 0, 0, 0)"},
         "hovermode": "x unified",
         "legend": {

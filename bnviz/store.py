@@ -262,7 +262,7 @@ class Run:
     @property
     def layers(self) -> dict[str, int]:
         """Hidden layers by name, from the input on, with their number of units."""
-        return {f"hidden{i}": units for i, units in enumerate(self.config.model.hidden, start=1)}
+        return self.config.model.layers
 
     def metrics(self) -> pd.DataFrame:
         """The metrics table, sorted by step."""

@@ -2,7 +2,7 @@
 // choices survive new points. Figures come in paper style (white ground); in a dark theme they
 // are recoloured here, and saved images stay white.
 
-const NARROW_PX = 720;
+const NARROW_PX = 880;
 const DARK = { "#222222": "#E6E6E6", "#4D4D4D": "#C4C4C4", "#7A7A7A": "#A0A0A0",
                "#A6A6A6": "#808080", "#0072B2": "#56B4E9", "#004A75": "#2F8FCB",
                "#56B4E9": "#9AD3F5", "#8FC7EA": "#C9E7F8" };
@@ -45,15 +45,34 @@ function parse(chart) {
 
 async function draw(chart) {
   const Plotly = await loadPlotly(chart.plotlyUrl);
+  const width = chart.plot.clientWidth;
+  if (!width) {
+    chart.drawnWidth = -1;  // hidden: `fit` draws it when it is shown
+    return;
+  }
   const figure = parse(chart);
   figure.layout.paper_bgcolor = "rgba(0,0,0,0)";
   if (isDark(chart.root)) darken(figure);
   chart.plot.style.height = figure.layout.height + "px";
   await Plotly.react(chart.plot, figure.data, figure.layout,
-                     { responsive: true, displaylogo: false, doubleClick: "reset+autosize",
+                     { displaylogo: false, doubleClick: "reset+autosize",
                        modeBarButtonsToRemove: ["lasso2d", "select2d", "toImage"] });
-  chart.plot.dataset.points = chart.plot.calcdata.reduce((n, trace) => n + trace.length, 0);
+  chart.drawnWidth = width;
+  const ours = chart.plot.calcdata.filter((points) => points[0].trace.legendgroup !== "paper");
+  chart.plot.dataset.points = ours.reduce((n, points) => n + points.length, 0);
   chart.plot.dataset.drawn = "true";
+}
+
+// Follows every change of width, also that from hidden to shown, which is no resize of the window.
+function fit(chart) {
+  const width = chart.plot.clientWidth;
+  if (!chart.drawnWidth || !width || width === chart.drawnWidth) return;
+  if (chart.drawnWidth < 0 || (width < NARROW_PX) !== (chart.drawnWidth < NARROW_PX)) {
+    draw(chart);
+  } else {
+    chart.drawnWidth = width;
+    window.Plotly.Plots.resize(chart.plot);
+  }
 }
 
 // Saves what is seen (the current zoom), in paper style.
@@ -81,12 +100,7 @@ export default function (component) {
     for (const button of root.querySelectorAll("button")) {
       button.onclick = () => save(chart, button.dataset.format);
     }
-    let narrow = null;
-    new ResizeObserver(() => {
-      const now = chart.plot.clientWidth < NARROW_PX;
-      if (narrow !== null && now !== narrow) draw(chart);
-      narrow = now;
-    }).observe(chart.plot);
+    new ResizeObserver(() => fit(chart)).observe(chart.plot);
   }
   chart.plotlyUrl = new URL(data.plotly_url, document.baseURI).href;
   chart.filename = data.filename;

@@ -85,8 +85,27 @@ def _empty(setup: controls.Setup) -> None:
     steps = max((config.training.steps for config in setup.runs.values()), default=0)
     st.caption(
         f"Two runs of {steps:,} steps; a minute or two on two CPU cores. "
-        "The first points come within seconds."
+        "The first points come within seconds. Below is what the paper measured."
     )
+    data = [figures.not_started(config) for config in setup.runs.values()]
+    layer = next((list(config.model.layers)[-1] for config in setup.runs.values()), "")
+    _draw(data, layer, "typical unit", with_paper=True, alt="The paper's Figure 1, digitised.")
+
+
+def _draw(
+    data: list[figures.RunData],
+    layer: str,
+    unit: str,
+    *,
+    with_paper: bool,
+    alt: str,
+) -> None:
+    wide, narrow = (
+        figures.figure1(data, layer, unit, with_paper=with_paper, stacked=stacked)
+        for stacked in (False, True)
+    )
+    filename = f"figure1-{layer}-{unit.replace(' ', '')}"
+    chart.show(wide, narrow, key="figure1", alt=alt, filename=filename)
 
 
 def _choose(run_ids: list[str]) -> list[Run]:
@@ -170,17 +189,8 @@ def _watch(chosen: list[Run], layer: str, unit: int | None, with_paper: bool, li
         st.caption(
             f"Typical unit of {layer}: {shown}, whose spread at step 0 is the median of the layer."
         )
-    wide, narrow = (
-        figures.figure1(data, layer, title, with_paper=with_paper, stacked=stacked)
-        for stacked in (False, True)
-    )
-    chart.show(
-        wide,
-        narrow,
-        key="figure1",
-        alt=figures.describe(data, layer, shown or 0),
-        filename=f"figure1-{layer}-unit{shown}",
-    )
+    alt = figures.describe(data, layer, shown or 0)
+    _draw(data, layer, title, with_paper=with_paper, alt=alt)
     if live and not runs.any_unfinished(chosen):
         st.rerun()  # the last run has ended: stop ticking
 
