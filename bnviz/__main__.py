@@ -79,12 +79,11 @@ def run(
         experiment = find_preset(preset)
         overrides = dict(map(parse_setting, settings or []))
         configs = {name: c.replace(overrides) for name, c in experiment.runs.items()}
-        started = [
-            _find(root, jobs.submit(config, _root(root), f"{experiment.name}-{name}"))
-            for name, config in configs.items()
-        ]
-        for each in started:
-            print(each.run_id, flush=True)
+        started = []
+        for name, config in configs.items():
+            run_id = jobs.submit(config, _root(root), f"{experiment.name}-{name}")
+            print(run_id, flush=True)
+            started.append(_find(root, run_id))
         if detach:
             return
         try:
@@ -93,8 +92,9 @@ def run(
             _cancel_all(started)
             raise typer.Exit(130) from None
     for each in started:
-        if jobs.state_of(each.status) in UNSUCCESSFUL:
-            error = each.status.error
+        status = jobs.true_status(each)
+        if status.state in UNSUCCESSFUL:
+            error = status.error
             reason = f"{error.type}: {error.message}" if error else "its process is gone"
             print(f"bnviz: {each.run_id}: {reason}; see {each.paths.log}", file=sys.stderr)
             raise typer.Exit(1)
@@ -121,13 +121,13 @@ def _follow(runs: list[Run]) -> None:
         while unfinished:
             unfinished = False
             for run in runs:
-                status = run.status
-                state = jobs.state_of(status)
+                status = jobs.true_status(run)
+                state = status.state
                 unfinished |= state in UNFINISHED
                 speed = (
                     f"{status.steps_per_s:,.0f} steps/s" if status.steps_per_s else state.lower()
                 )
-                accuracy = status.summary.get("test_accuracy")
+                accuracy = status.test_accuracy
                 progress.update(
                     tasks[run.run_id],
                     completed=status.step,
@@ -139,7 +139,7 @@ def _follow(runs: list[Run]) -> None:
 
 def _cancel_all(runs: list[Run]) -> None:
     for run in runs:
-        if jobs.state_of(run.status) in UNFINISHED:
+        if jobs.true_status(run).state in UNFINISHED:
             jobs.cancel(run)
     for run in runs:
         state = jobs.wait_until_finished(run, timeout_s=10)
@@ -147,8 +147,9 @@ def _cancel_all(runs: list[Run]) -> None:
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    status = run.status
-    return {"run_id": run.run_id, **status.model_dump(mode="json"), "state": jobs.state_of(status)}
+    status = jobs.true_status(run)
+    summary = {**status.summary, "test_accuracy": status.test_accuracy}
+    return {"run_id": run.run_id, **status.model_dump(mode="json"), "summary": summary}
 
 
 @app.command("list")

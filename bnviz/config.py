@@ -87,7 +87,7 @@ class OptimizerConfig(_Part):
 
 class TrainingConfig(_Part):
     steps: int = Field(50_000, ge=1, le=10_000_000, description="updates (the paper: 50,000)")
-    batch_size: int = Field(60, ge=1, le=60_000, description="examples a step (the paper: 60)")
+    batch_size: int = Field(60, ge=1, le=1_000_000, description="examples a step (the paper: 60)")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the weights and the data order")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA where there is one, else the CPU"
@@ -106,7 +106,7 @@ class TraceConfig(_Part):
         description="heldout: a fixed sample of test examples; minibatch: the next training batch",
     )
     probe_size: int = Field(
-        500, ge=2, le=10_000, description="examples in the fixed held-out sample"
+        500, ge=2, le=1_000_000, description="examples in the fixed held-out sample"
     )
     bn_mode: Literal["batch", "running"] = Field(
         "batch", description="statistics that BN uses when probed; batch is the training network"

@@ -16,9 +16,10 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bnviz.captions import labels
 from bnviz.figures import RunData, figure1
 from bnviz.percentiles import typical_unit
-from bnviz.schema import SCHEMA_VERSION, TABLES
+from bnviz.schema import PERCENTILES, SCHEMA_VERSION, TABLES
 from bnviz.store import Run, StoreError, write_aside
 
 Writer = Callable[[pd.DataFrame, dict[str, Any]], bytes]
@@ -29,46 +30,31 @@ FIGURE_FORMATS = ("html", "png", "svg", "pdf")
 TABLE_NAMES = ("percentiles", "accuracy")
 
 
-def reference_run(runs: Sequence[Run]) -> Run:
-    """The run whose step 0 decides which unit is typical: the first without BN, else the first."""
-    plain = [run for run in runs if run.config.model.normalization == "none"]
-    return (plain or list(runs))[0]
-
-
 def typical_unit_of(runs: Sequence[Run], layer: str) -> int | None:
-    """The typical unit of a layer, the same for all runs; None before the first record."""
-    spread = reference_run(runs).spread_at_start(layer)
-    return typical_unit(spread) if len(spread) else None
+    """The typical unit of a layer, the same for all runs; None before the first record.
+
+    It is typical of the first run without BN that recorded step 0, else of the first with BN, among
+    the units that all runs have.
+    """
+    shared = min(run.layers[layer] for run in runs)
+    for run in sorted(runs, key=lambda run: run.config.model.normalization == "batch"):
+        spread = run.spread_at_start(layer)[:shared]
+        if len(spread) == shared:
+            return typical_unit(spread)
+    return None
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run on a figure: with or without BN, and what else sets them apart."""
-    flat = [run.config.flat() for run in runs]
-    differing = [
-        path
-        for path in (flat[0] if flat else {})
-        if path != "model.normalization" and len({str(values[path]) for values in flat}) > 1
-    ]
-    names = []
-    for run, values in zip(runs, flat, strict=True):
-        extras = [f"{path.split('.')[1].replace('_', ' ')} {values[path]}" for path in differing]
-        names.append(", ".join([run.config.label, *extras]))
-    for i, name in enumerate(names):
-        if names.count(name) > 1:  # equal configurations: the id tells them apart
-            names[i] = f"{name} ({runs[i].run_id[-6:]})"
-    return names
-
-
-def run_data(runs: Sequence[Run], layer: str, unit: int) -> list[RunData]:
-    """What `bnviz.figures` draws of these runs, for one unit."""
+def run_data(runs: Sequence[Run], layer: str, unit: int | None) -> list[RunData]:
+    """What `bnviz.figures` draws of these runs, for one unit; for None, no unit's rows."""
     return [
         RunData(
+            run.run_id,
             label,
             run.config.model.normalization,
             run.config.model.nonlinearity,
             run.config.training.steps,
             run.metrics(),
-            run.percentiles(layer, unit),
+            PERCENTILES.empty_table().to_pandas() if unit is None else run.percentiles(layer, unit),
         )
         for run, label in zip(runs, labels(runs), strict=True)
     ]
@@ -190,9 +176,7 @@ def export(
     if unit is None:
         unit = typical_unit_of(runs, layer)
     if unit is None:
-        raise StoreError(
-            f"{runs[0].run_id} has recorded no percentiles, so there is no such figure"
-        )
+        raise StoreError(f"no percentiles of {layer} are recorded yet, so there is no such figure")
     tables = {
         "percentiles": lambda: percentiles_table(runs, layer, unit),
         "accuracy": lambda: accuracy_table(runs),

@@ -42,6 +42,7 @@ GRID_COLOUR = "rgba(128, 128, 128, 0.22)"
 class RunData:
     """What a figure needs of a run. `percentiles` holds one unit's rows, `metrics` all rows."""
 
+    run_id: str
     label: str
     normalization: str
     nonlinearity: str
@@ -53,6 +54,7 @@ class RunData:
 def not_started(config: RunConfig) -> RunData:
     """A run that has no points yet: its empty panel."""
     return RunData(
+        "",
         config.label,
         config.model.normalization,
         config.model.nonlinearity,
@@ -79,6 +81,7 @@ def figure1(
     Args:
         runs: what to draw; no runs give empty axes.
         layer, unit: for the panel titles, e.g. "hidden3", "unit 7"; the rows are chosen already.
+            A zoom into the percentile panels lasts as long as they stay the same.
         percentages: stored percentages to draw.
         with_paper: lay the digitised curves of the paper over ours.
         stacked: panels below one another, for narrow screens.
@@ -107,7 +110,11 @@ def figure1(
         if len(tests) and tests["accuracy"].max() < ACCURACY_FLOOR:
             floor = 0.0
         style = {"color": colour, "dash": DASHES[run.normalization], "width": 2}
-        _add_line(figure, places[0], tests["step"], tests["accuracy"], run.label, style, True)
+        uid = f"{run.run_id}-accuracy"
+        hover = "%{y:.4f} at %{x:,}"  # runs may be evaluated at different steps
+        _add_line(
+            figure, places[0], tests["step"], tests["accuracy"], run.label, style, uid, hover, True
+        )
     shown: dict[tuple[int, int], tuple[int, int]] = {}
     for run, colour, place in zip(panels, colours, places[1:], strict=False):
         for percentage in percentages:
@@ -115,8 +122,9 @@ def figure1(
             style = {"color": colour, "dash": "solid", "width": width}
             values = run.percentiles[f"p{percentage}"]
             name = f"{percentage}th percentile"
+            uid = f"{run.run_id}-p{percentage}"
             shown[place] = _add_line(
-                figure, place, run.percentiles["step"], values, name, style, False
+                figure, place, run.percentiles["step"], values, name, style, uid, "%{y:.4f}", False
             )
 
     figure.update_xaxes(
@@ -125,14 +133,21 @@ def figure1(
     figure.update_yaxes(**_axis())
     figure.update_yaxes(range=[floor, 1.0], tickformat=".2~f", row=1, col=1)
     names = ", ".join(map(str, percentages)) + "th"
-    for i, (place, run) in enumerate(zip(places[1:], panels, strict=True)):
+    kinds = {run.nonlinearity for run in panels}
+    shown_input = f"{kinds.pop()} input" if len(kinds) == 1 else "nonlinearity's input"
+    # What the user zoomed or hid stays while new points come (a constant uirevision), but a zoom
+    # into one unit's panels must not hide another's lines.
+    scene = f"{layer} {unit} {' '.join(run.run_id for run in panels)}"
+    for i, place in enumerate(places[1:]):
         row, col = place
         drawn, available = shown.get(place, (0, 0))
         if drawn < available:
             title = f"step ({drawn:,} of {available:,} points)"
             figure.update_xaxes(title_text=title, row=row, col=col)
-        title = f"{names} percentile of the {run.nonlinearity} input" if not i or stacked else ""
-        figure.update_yaxes(title_text=title, matches="y2" if i else None, row=row, col=col)
+        title = f"{names} percentile of the {shown_input}" if not i or stacked else ""
+        figure.update_yaxes(
+            title_text=title, matches="y2" if i else None, uirevision=scene, row=row, col=col
+        )
     figure.update_layout(**_layout(count, stacked))
     figure.update_annotations(font_size=14)
     return figure
@@ -165,6 +180,8 @@ def _add_line(
     y: pd.Series,
     name: str,
     line: dict[str, Any],
+    uid: str,
+    hovertemplate: str,
     legend: bool,
 ) -> tuple[int, int]:
     """Draw a line, downsampled. Returns the number of points drawn and available."""
@@ -177,7 +194,8 @@ def _add_line(
             mode="lines",
             line=line,
             showlegend=legend,
-            hovertemplate="%{y:.4f}",
+            uid=uid,  # legend choices follow the line when others come and go
+            hovertemplate=hovertemplate,
         ),
         row=place[0],
         col=place[1],
@@ -191,7 +209,10 @@ def _add_paper(
     places: Sequence[tuple[int, int]],
     percentages: Sequence[int],
 ) -> None:
-    """The digitised curves, under ours. One legend entry switches all of them."""
+    """The digitised curves, under ours. One legend entry switches all of them.
+
+    They have no hover: their points lie at other steps than ours, whose step the label names.
+    """
 
     def add(curve: pd.DataFrame, name: str, place: tuple[int, int], dash: str, first: bool) -> None:
         figure.add_trace(
@@ -199,11 +220,12 @@ def _add_paper(
                 x=curve.iloc[:, 0],
                 y=curve.iloc[:, 1],
                 name="The paper (digitised)" if first else name,
+                uid=f"{name} {place}",
                 legendgroup="paper",
                 showlegend=first,
                 mode="lines",
                 line={"color": PAPER_COLOUR, "dash": dash, "width": 1.3},
-                hovertemplate=f"{name} %{{y:.4f}}<extra></extra>",
+                hoverinfo="skip",
             ),
             row=place[0],
             col=place[1],
@@ -259,6 +281,5 @@ def _layout(count: int, stacked: bool) -> dict[str, Any]:
             "xanchor": "left",
             "yanchor": "bottom",
         },
-        # A constant: whatever the user zoomed or hid stays so when new points come.
         "uirevision": "keep",
     }

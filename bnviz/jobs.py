@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -17,8 +18,10 @@ CANCEL = "cancel"
 """Name of the request file in `control/`."""
 
 START_TOLERANCE_S = 2.0
-"""Two readings of one process's start time differ by less than this; a process that got the same
-pid later differs by more."""
+"""Two readings of one process's start differ by less than this (the boot time that both are
+relative to is rounded); a process that got the same pid later differs by more."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _workers: list[subprocess.Popen[bytes]] = []
 """Workers started here, kept only so that the finished ones can be reaped."""
@@ -28,20 +31,36 @@ def submit(config: RunConfig, root: Path, name: str) -> str:
     """Start a run in a process of its own, which outlives this one. Returns its id at once.
 
     Raises:
-        StoreError: the root is not a folder that can be written.
+        StoreError: the root is not a folder that can be written, or no process can be started.
     """
     run_id = new_run_id(name)
     paths = RunPaths(root / run_id)
     try:
         paths.control.mkdir(parents=True)
-        write_config(paths, config)
-        log = open(paths.log, "wb")  # noqa: SIM115  closed below
     except OSError as error:
-        raise StoreError(
-            f"cannot write runs to {root.absolute()}: {error.strerror}; choose a folder that can "
-            "be written with --root or BNVIZ_ROOT"
-        ) from error
-    with log:
+        raise StoreError(_cannot_write(root, error)) from error
+    try:
+        write_config(paths, config)
+        _start(paths, config)
+    except OSError as error:
+        shutil.rmtree(paths.directory, ignore_errors=True)
+        if isinstance(error, BlockingIOError):
+            raise StoreError(
+                f"cannot start a process: {error.strerror}; end some others and try again"
+            ) from error
+        raise StoreError(_cannot_write(root, error)) from error
+    return run_id
+
+
+def _cannot_write(root: Path, error: OSError) -> str:
+    return (
+        f"cannot write runs to {root.absolute()}: {error.strerror}; choose a folder that can "
+        "be written with --root or BNVIZ_ROOT"
+    )
+
+
+def _start(paths: RunPaths, config: RunConfig) -> None:
+    with open(paths.log, "wb") as log:
         worker = subprocess.Popen(
             [sys.executable, "-m", "bnviz.worker", str(paths.directory.absolute())],
             cwd=Path(__file__).resolve().parent.parent,
@@ -50,6 +69,7 @@ def submit(config: RunConfig, root: Path, name: str) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _workers[:] = [other for other in _workers if other.poll() is None] + [worker]
     # The worker waits for this file, and from then on is the only one to write it. So there is
     # no moment at which a run is shown without the process that stands behind it.
     now = time.time()
@@ -58,12 +78,15 @@ def submit(config: RunConfig, root: Path, name: str) -> str:
         steps=config.training.steps,
         pid=worker.pid,
         pid_started=process_started(worker.pid),
+        boot_id=boot_id(),
         submitted_at=now,
         updated_at=now,
     )
-    write_status(paths, queued)
-    _workers[:] = [other for other in _workers if other.poll() is None] + [worker]
-    return run_id
+    try:
+        write_status(paths, queued)
+    except OSError:
+        worker.kill()
+        raise
 
 
 def cancel(run: Run) -> None:
@@ -72,7 +95,7 @@ def cancel(run: Run) -> None:
     Raises:
         StoreError: the run is not running.
     """
-    state = state_of(run.status)
+    state = true_status(run).state
     if state not in UNFINISHED:
         raise StoreError(f"{run.run_id} is {state}, so there is nothing to cancel")
     run.paths.control.mkdir(exist_ok=True)
@@ -84,28 +107,54 @@ def cancel_requested(paths: RunPaths) -> bool:
     return (paths.control / CANCEL).exists()
 
 
-def state_of(status: Status) -> State:
-    """The state that is true now: LOST where a process should stand behind it and is gone."""
+def true_status(run: Run) -> Status:
+    """The status with the state that is true now: LOST where a process should be and is gone.
+
+    Raises:
+        StoreError: the status cannot be read.
+    """
+    status = run.status
+    if _process_is_gone(status):
+        status = run.status  # what it wrote last, it wrote before it was gone
+        if _process_is_gone(status):
+            return status.model_copy(update={"state": State.LOST})
+    return status
+
+
+def _process_is_gone(status: Status) -> bool:
     if status.state not in UNFINISHED or status.pid is None:
-        return status.state
+        return False
     started = process_started(status.pid)
-    if started is None or abs(started - (status.pid_started or 0)) > START_TOLERANCE_S:
-        return State.LOST
-    return status.state
+    return (
+        started is None
+        or status.boot_id != boot_id()
+        or abs(started - (status.pid_started or 0)) > START_TOLERANCE_S
+    )
 
 
 def process_started(pid: int) -> float | None:
-    """Start time of a living process, seconds since the epoch; None where there is none."""
+    """Start of a living process in seconds after the boot; None where there is none."""
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        # Both are relative to the clock as it is now, so setting the clock changes nothing here.
+        return process.create_time() - psutil.boot_time()
+    except psutil.Error:
         return None
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; empty where the system does not tell."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def wait_until_finished(run: Run, timeout_s: float) -> State:
     """Wait for a run to end; returns its state then, or when the time is up."""
     deadline = time.monotonic() + timeout_s
-    while (state := state_of(run.status)) in UNFINISHED and time.monotonic() < deadline:
+    while (state := true_status(run).state) in UNFINISHED and time.monotonic() < deadline:
         time.sleep(0.05)
     return state

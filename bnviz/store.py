@@ -97,6 +97,18 @@ def write_config(paths: RunPaths, config: RunConfig) -> None:
     write_aside(paths.config, json.dumps(values, indent=2) + "\n")
 
 
+def _check_schema_version(config_json: str) -> None:
+    """Raises ConfigError where a newer bnviz wrote this."""
+    try:
+        version = json.loads(config_json).get("schema_version", SCHEMA_VERSION)
+    except (ValueError, AttributeError):
+        return  # whoever parses it says what is wrong
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            [f"schema_version = {version!r}: this bnviz reads {SCHEMA_VERSION}; use a newer one"]
+        )
+
+
 def write_status(paths: RunPaths, status: Status) -> None:
     write_aside(paths.status, status.model_dump_json(indent=2) + "\n")
 
@@ -180,14 +192,14 @@ class TraceWriter:
 
     def flush(self) -> None:
         """Write what was added since the last flush as one part of each table."""
+        # Forgotten only when written: where a disk is full, a later flush may succeed.
         if self._metrics:
-            table = pa.Table.from_pylist(self._metrics, schema=METRICS)
+            self._append("metrics", pa.Table.from_pylist(self._metrics, schema=METRICS))
             self._metrics = []
-            self._append("metrics", table)
         if self._percentiles:
             tables = [_layer_table(*item) for item in sorted(self._percentiles.items())]
-            self._percentiles = {}
             self._append("percentiles", pa.concat_tables(tables))
+            self._percentiles = {}
 
     def merge(self) -> None:
         """Merge each table into one file, at the end of a run."""
@@ -234,6 +246,8 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.paths = RunPaths(directory)
         self.run_id = directory.name
+        self.damaged: set[Path] = set()
+        """Parts that could not be read; what they held is missing from the tables."""
         self._config: RunConfig | None = None
         self._cache: dict[tuple[Any, ...], dict[Path, pa.Table]] = {}
         self._lock = threading.Lock()
@@ -244,6 +258,7 @@ class Run:
         if self._config is None:
             try:
                 text = self.paths.config.read_text(encoding="utf-8")
+                _check_schema_version(text)
                 self._config = RunConfig.parse_json(text)
             except (OSError, UnicodeDecodeError, ConfigError) as error:
                 raise StoreError(f"cannot read {self.paths.config}: {error}") from error
@@ -251,7 +266,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """As stored now (see `bnviz.jobs.state_of` for LOST). Raises StoreError."""
+        """As stored now (see `bnviz.jobs.true_status` for LOST). Raises StoreError."""
         try:
             return Status.model_validate_json(self.paths.status.read_bytes())
         except OSError as error:
@@ -315,18 +330,26 @@ class Run:
         folder = self.paths.table(name)
         selection = (name, *(filters or ()))
         with self._lock:
-            while True:
-                known = self._cache.pop(selection, {})
-                try:
-                    tables = {
-                        part.path: known[part.path]
-                        if part.path in known
-                        else pq.read_table(part.path, filters=filters, partitioning=None)
-                        for part in live_parts(folder)
-                    }
-                    break
-                except FileNotFoundError:
-                    continue  # merged away since it was listed: list again
+            known = self._cache.pop(selection, {})
+            tables: dict[Path, pa.Table] = {}
+            vanished: set[Path] = set()
+            # A part that is gone was merged since it was listed: its rows are in another, so list
+            # again. One that stays in the list and still cannot be opened is damaged.
+            complete = False
+            while not complete:
+                complete = True
+                listed = [part.path for part in live_parts(folder)]
+                for path in listed:
+                    if path in tables or path in vanished:
+                        continue
+                    try:
+                        table = known[path] if path in known else self._read_part(path, filters)
+                        tables[path] = table
+                    except FileNotFoundError:
+                        vanished.add(path)
+                        complete = False
+            self.damaged |= vanished.intersection(listed)
+            tables = {path: tables[path] for path in listed if path in tables}
             self._cache[selection] = tables
             while len(self._cache) > self.CACHED_SELECTIONS:
                 self._cache.pop(next(iter(self._cache)))
@@ -334,6 +357,16 @@ class Run:
             return TABLES[name].empty_table()
         keys = [(key, "ascending") for key in SORT_KEYS[name]]
         return pa.concat_tables(tables.values()).sort_by(keys)
+
+    def _read_part(self, path: Path, filters: list[tuple[str, str, Any]] | None) -> pa.Table:
+        schema = TABLES[path.parent.name]
+        try:
+            return pq.read_table(path, filters=filters, partitioning=None).cast(schema)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, KeyError, pa.ArrowException):
+            self.damaged.add(path)
+            return schema.empty_table()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

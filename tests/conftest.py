@@ -47,7 +47,7 @@ def cancel_all(folder: Path) -> None:
     for run_id in list_run_ids(folder):
         run = open_run(folder / run_id)
         try:
-            if jobs.state_of(run.status) in UNFINISHED:
+            if jobs.true_status(run).state in UNFINISHED:
                 jobs.cancel(run)
                 jobs.wait_until_finished(run, timeout_s=20)
         except RuntimeError:

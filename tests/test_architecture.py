@@ -25,6 +25,7 @@ LEVELS = {
     "bnviz.store": 2,
     "bnviz.jobs": 2,
     "bnviz.worker": 3,
+    "bnviz.captions": 3,
     "bnviz.figures": 3,
     "bnviz.export": 3,
     "bnviz.ui": 4,

@@ -210,8 +210,8 @@ def test_reload_second_tab_and_server_restart_show_the_same_runs_still_growing(
     grown(page)
     assert sorted(list_run_ids(server.root)) == chosen
     for run_id, before in zip(chosen, steps, strict=True):
-        status = open_run(server.root / run_id).status
-        assert jobs.state_of(status) is State.RUNNING
+        status = jobs.true_status(open_run(server.root / run_id))
+        assert status.state is State.RUNNING
         assert status.step > before
 
 

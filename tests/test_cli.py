@@ -44,7 +44,7 @@ def test_from_a_preset_to_exported_files(root, tmp_path):
     assert started.returncode == 0, started.stderr
     ids = started.stdout.split()
     assert [("without-bn" in ids[0]), ("with-bn" in ids[1])] == [True, True]
-    assert "150/150 steps" in started.stderr
+    assert "150/150" in started.stderr
     assert "ETA" in started.stderr
 
     listed = json.loads(bnviz("list", "--json", root=root).stdout)

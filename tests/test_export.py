@@ -121,13 +121,3 @@ def test_what_cannot_be_exported_is_answered_in_words(pair, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write to"):
         export.export(pair, tmp_path / "file", ["accuracy"], ["csv"])
-
-
-def test_labels_say_what_sets_runs_apart(pair):
-    assert export.labels(pair) == ["Without BN", "With BN"]
-    assert export.labels([]) == []
-    config = pair[1].config.replace({"optimizer.learning_rate": 0.5})
-    store.write_config(pair[1].paths, config)
-    fresh = [open_run(run.paths.directory) for run in pair]
-    assert export.labels(fresh) == ["Without BN, learning rate 0.15", "With BN, learning rate 0.5"]
-    assert export.labels([pair[0], pair[0]])[0] == "Without BN (abc123)"

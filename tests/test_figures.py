@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from bnviz import figures, paper
+from bnviz.config import RunConfig
 from bnviz.figures import RunData, describe, figure1
 from bnviz.schema import GRID
 
@@ -21,7 +23,7 @@ def run_data(label="With BN", normalization="batch", records=5, best=0.95):
     )
     columns = {f"p{p}": p / 100 + steps for p in GRID}
     percentiles = pd.DataFrame({"step": steps, **columns})
-    return RunData(label, normalization, "sigmoid", 50_000, metrics, percentiles)
+    return RunData(f"run-{label}", label, normalization, "sigmoid", 50_000, metrics, percentiles)
 
 
 PLAIN = run_data("Without BN", "none")
@@ -68,12 +70,45 @@ def test_with_and_without_bn_differ_in_colour_and_dash():
     assert (plain.dash, normalized.dash) == ("dash", "solid")
 
 
-def test_zoom_and_legend_choices_are_kept_by_a_constant():
-    revisions = {
-        figure1(runs, "hidden1", "unit 0").layout.uirevision
-        for runs in ([], [PLAIN], [PLAIN, NORMALIZED])
-    }
-    assert len(revisions) == 1
+def revisions(*arguments, **options):
+    layout = figure1(*arguments, **options).layout
+    return layout.uirevision, layout.yaxis2.uirevision
+
+
+def test_zoom_and_legend_choices_are_kept_while_points_come():
+    grown = replace(PLAIN, percentiles=run_data(records=9).percentiles)
+    assert revisions([PLAIN], "hidden1", "unit 0") == revisions([grown], "hidden1", "unit 0")
+    assert revisions([PLAIN], "hidden1", "unit 0") == revisions(
+        [PLAIN], "hidden1", "unit 0", with_paper=True
+    )
+
+
+def test_a_zoom_into_one_units_panel_does_not_hide_anothers_lines():
+    general, axis = revisions([PLAIN], "hidden1", "unit 0")
+    for other in (
+        revisions([PLAIN], "hidden2", "unit 0"),
+        revisions([PLAIN], "hidden1", "unit 1"),
+        revisions([PLAIN, NORMALIZED], "hidden1", "unit 0"),
+    ):
+        assert other[0] == general  # what is hidden in the legend stays hidden
+        assert other[1] != axis
+
+
+def test_each_line_has_a_name_of_its_own_that_stays_when_others_come():
+    alone = [trace.uid for trace in figure1([NORMALIZED], "h", "u").data]
+    for figure in (
+        figure1([PLAIN, NORMALIZED], "h", "u"),
+        figure1([NORMALIZED], "h", "u", with_paper=True),
+    ):
+        uids = [trace.uid for trace in figure.data]
+        assert set(alone) < set(uids)
+        assert len(set(uids)) == len(uids)
+
+
+def test_the_axis_names_the_nonlinearity_only_where_all_runs_share_it():
+    assert "the sigmoid input" in figure1([PLAIN], "h", "u").layout.yaxis2.title.text
+    mixed = [PLAIN, replace(NORMALIZED, nonlinearity="relu")]
+    assert "the nonlinearity's input" in figure1(mixed, "h", "u").layout.yaxis2.title.text
 
 
 def test_the_papers_curves_are_laid_over_each_panel():
@@ -119,9 +154,7 @@ def test_more_runs_than_panels_are_all_in_the_accuracy_panel():
 
 
 def test_no_runs_and_no_rows_give_empty_axes():
-    empty = RunData(
-        "With BN", "batch", "sigmoid", 9, NORMALIZED.metrics[:0], NORMALIZED.percentiles[:0]
-    )
+    empty = figures.not_started(RunConfig())
     for runs in ([], [empty]):
         assert json.loads(figure1(runs, "h", "u").to_json())["layout"]
     assert describe([empty], "h", 3) == "With BN: no points yet."

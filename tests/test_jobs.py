@@ -12,7 +12,7 @@ import pytest
 
 from bnviz import jobs
 from bnviz.status import State, Status
-from bnviz.store import StoreError, live_parts, open_run
+from bnviz.store import Run, RunPaths, StoreError, live_parts, open_run, write_status
 from bnviz.training import Metrics, Percentiles, train
 
 from .conftest import small, submit_and_wait
@@ -86,7 +86,7 @@ def test_cancel_stops_within_two_seconds_and_keeps_what_was_recorded(root):
 
 def test_a_run_is_cancelled_while_it_starts(root):
     run = open_run(root / jobs.submit(small(training__steps=1_000_000), root, "early"))
-    assert jobs.state_of(run.status) is State.QUEUED
+    assert jobs.true_status(run).state is State.QUEUED
     time.sleep(0.3)
     jobs.cancel(run)
     asked = time.monotonic()
@@ -98,26 +98,53 @@ def test_a_killed_worker_is_lost_and_its_records_are_there(root):
     run = start_long_run(root)
     before = len(run.metrics())
     os.kill(run.status.pid, signal.SIGKILL)
-    wait_for(lambda: jobs.state_of(run.status) is State.LOST, 5)
+    wait_for(lambda: jobs.true_status(run).state is State.LOST, 5)
     assert run.status.state is State.RUNNING  # LOST is derived, never stored
     assert len(open_run(run.paths.directory).metrics()) >= before
     with pytest.raises(StoreError, match="LOST"):
         jobs.cancel(run)
 
 
-def test_a_process_that_got_the_same_pid_is_not_taken_for_the_worker():
-    started = psutil.Process().create_time()
-    running = Status(
+@pytest.fixture
+def running(tmp_path):
+    """A run directory whose status names this very process."""
+    paths = RunPaths(tmp_path)
+    status = Status(
         state=State.RUNNING,
         steps=1,
         submitted_at=0,
         updated_at=0,
         pid=os.getpid(),
-        pid_started=started,
+        pid_started=jobs.process_started(os.getpid()),
+        boot_id=jobs.boot_id(),
     )
-    assert jobs.state_of(running) is State.RUNNING
-    reused = running.model_copy(update={"pid_started": started - 60})
-    assert jobs.state_of(reused) is State.LOST
+    write_status(paths, status)
+    return Run(tmp_path)
+
+
+def test_a_process_that_got_the_same_pid_is_not_taken_for_the_worker(running):
+    assert jobs.true_status(running).state is State.RUNNING
+    for changed in ({"pid_started": running.status.pid_started - 60}, {"boot_id": "another"}):
+        write_status(running.paths, running.status.model_copy(update=changed))
+        assert jobs.true_status(running).state is State.LOST
+
+
+def test_setting_the_clock_loses_no_run(running, monkeypatch):
+    """The system's boot time is derived from the clock, and psutil's start times from that."""
+    boot_time = psutil.boot_time()
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot_time + 3600)
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + 3600)
+    assert psutil.Process().create_time() > time.time()
+    assert jobs.true_status(running).state is State.RUNNING
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_lost(running, monkeypatch):
+    def ended_meanwhile(pid):
+        finished = running.status.model_copy(update={"state": State.COMPLETED})
+        write_status(running.paths, finished)
+
+    monkeypatch.setattr(jobs, "process_started", ended_meanwhile)
+    assert jobs.true_status(running).state is State.COMPLETED
 
 
 def test_a_diverging_run_ends_as_diverged_at_its_step(root):
@@ -156,3 +183,21 @@ def test_many_submits_at_once_have_directories_of_their_own(root):
     assert len(set(ids)) == 4
     runs = [open_run(root / run_id) for run_id in ids]
     assert {jobs.wait_until_finished(run, 90) for run in runs} == {State.COMPLETED}
+
+
+def test_a_start_that_fails_leaves_nothing_behind(root, monkeypatch):
+    def refuse(*arguments, **options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(jobs.subprocess, "Popen", refuse)
+    with pytest.raises(StoreError, match="cannot start a process"):
+        jobs.submit(small(), root, "x")
+    monkeypatch.undo()
+
+    def full(*arguments):
+        raise OSError(28, "full")
+
+    monkeypatch.setattr(jobs, "write_status", full)
+    with pytest.raises(StoreError, match=r"cannot write runs to .*: full"):
+        jobs.submit(small(), root, "x")
+    assert list(root.iterdir()) == []

@@ -28,17 +28,17 @@ def page(root):
     return load
 
 
-def recorded(root, number, kind, state=State.COMPLETED, records=3, **status):
+def recorded(root, number, kind, state=State.COMPLETED, records=3, hidden=(3, 5), **status):
     """A run directory as a worker leaves it, without the training."""
     directory = root / f"20260101-00000{number}-figure1-{kind}-abc12{number}"
     directory.mkdir(parents=True)
     paths = RunPaths(directory)
     paths.control.mkdir()
-    config = RunConfig().replace({"model.normalization": kind, "model.hidden": [3, 5]})
+    config = RunConfig().replace({"model.normalization": kind, "model.hidden": list(hidden)})
     store.write_config(paths, config)
     writer = TraceWriter(paths)
     for step in range(records):
-        for layer, units in (("hidden1", 3), ("hidden2", 5)):
+        for layer, units in config.model.layers.items():
             values = np.arange(units) + step
             grid = np.outer(1 + np.arange(units), np.linspace(-1, 1, len(GRID))) + step
             writer.add_percentiles(step, layer, values, values, grid)
@@ -63,7 +63,8 @@ def recorded(root, number, kind, state=State.COMPLETED, records=3, **status):
 
 
 def alive():
-    return {"pid": os.getpid(), "pid_started": jobs.process_started(os.getpid())}
+    pid = os.getpid()
+    return {"pid": pid, "pid_started": jobs.process_started(pid), "boot_id": jobs.boot_id()}
 
 
 def chart(app):
@@ -162,6 +163,50 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(page, root):
     assert len(chart(app)["layout"]["annotations"]) == 2
 
 
+def test_a_run_without_records_does_not_choose_the_unit_of_the_others(page, root):
+    error = RunError(type="OSError", message="no", traceback="")
+    recorded(root, 1, "none", State.FAILED, records=0, error=error)
+    recorded(root, 2, "batch")
+    app = page()
+    assert not app.exception
+    assert chart(app)["layout"]["annotations"][2]["text"] == "(c) With BN: hidden2 unit 2"
+
+
+def test_before_the_first_record_no_unit_is_drawn_or_named(page, root):
+    recorded(root, 1, "batch", State.RUNNING, records=0, **alive())
+    app = page()
+    figure = chart(app)
+    assert figure["layout"]["annotations"][1]["text"] == "(b) With BN: hidden2 unit …"
+    (root / "20260101-000001-figure1-batch-abc121" / "status.json").unlink()
+
+
+def test_runs_of_different_widths_are_shown_for_a_unit_that_all_have(page, root):
+    recorded(root, 1, "none", hidden=[3, 9])
+    recorded(root, 2, "batch", hidden=[3, 2])
+    app = page()
+    assert not app.exception
+    assert app.selectbox(key="unit").options == ["typical", "0", "1"]
+    assert chart(app)["layout"]["annotations"][2]["text"].endswith(("unit 0", "unit 1"))
+
+
+def test_a_damaged_part_is_named_and_the_rest_is_drawn(page, root):
+    run_id = recorded(root, 1, "batch")
+    (root / run_id / "metrics" / "part-000009-000009.parquet").write_bytes(b"")
+    app = page()
+    assert not app.exception
+    assert "part-000009-000009.parquet" in texts(app.warning).replace("\\", "")
+    assert len(chart(app)["data"]) == 4
+
+
+def test_what_the_runs_have_in_common_and_the_probe_are_told(page, root):
+    recorded(root, 1, "none")
+    recorded(root, 2, "batch")
+    app = page()
+    told = texts(app.caption).replace("\\", "")
+    assert "learning rate 0.15, batch size 60, seed 0" in told
+    assert "fixed sample of 500 test examples, BN normalizing by that sample's own" in told
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e9])
 def test_a_learning_rate_that_cannot_be_keeps_start_disabled_and_says_why(page, value):
     app = page()
@@ -180,7 +225,7 @@ def test_a_learning_rate_that_cannot_be_keeps_start_disabled_and_says_why(page, 
     [
         ("steps", 0, "training.steps = 0: must be a whole number from 1 to 10,000,000"),
         ("batch", 1, "needs a batch of at least 2"),
-        ("batch", 60_001, "must be a whole number from 1 to 60,000"),
+        ("batch", 60_001, "mnist has 60,000 training examples; choose at most 60,000"),
         ("seed", -1, "training.seed = -1"),
         ("init_std", 11.0, "model.init_std = 11.0: must be a number above 0 and at most 10"),
     ],
@@ -191,6 +236,34 @@ def test_other_settings_that_cannot_be(page, key, value, sentence):
     assert not app.exception
     assert start_button(app).disabled
     assert sentence in texts(app.error).replace("\\", "")
+
+
+@pytest.fixture
+def submitted(monkeypatch):
+    """Configurations that were submitted; nothing is started."""
+    configs = []
+
+    def submit(config, root, name):
+        configs.append(config)
+        return f"20260101-00000{len(configs)}-test-abcdef"
+
+    monkeypatch.setattr(jobs, "submit", submit)
+    return configs
+
+
+def test_what_is_typed_just_before_the_click_is_what_starts(page, submitted):
+    app = page()
+    app.number_input(key="steps").set_value(10)
+    start_button(app).click().run()  # the value and the click arrive together
+    assert [config.training.steps for config in submitted] == [10, 10]
+
+
+def test_a_wrong_value_typed_just_before_the_click_starts_nothing(page, submitted):
+    app = page()
+    app.number_input(key="lr").set_value(1e9)
+    start_button(app).click().run()
+    assert submitted == []
+    assert "at most 100" in texts(app.error)
 
 
 def test_batch_1_is_fine_without_bn(page):

@@ -1,5 +1,8 @@
+import json
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -219,3 +222,64 @@ def test_only_runs_are_listed_newest_first(tmp_path):
     assert store.list_run_ids(tmp_path) == ["20260102-000000-b-111111", "20260101-000000-a-111111"]
     assert store.list_run_ids(tmp_path / "nothing") == []
     assert store.list_run_ids(tmp_path / "20260104-000000-file-111111") == []
+
+
+def damaged(paths, name):
+    path = paths.table("percentiles") / "part-000007-000007.parquet"
+    {
+        "empty": lambda: path.write_bytes(b""),
+        "garbage": lambda: path.write_bytes(b"PAR1 and then nonsense PAR1"),
+        "truncated": lambda: path.write_bytes(
+            next(paths.table("percentiles").iterdir()).read_bytes()[:-100]
+        ),
+        "another table": lambda: pq.write_table(pa.table({"step": ["x"]}), path),
+        "dangling link": lambda: path.symlink_to("nowhere"),
+        "folder": path.mkdir,
+    }[name]()
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["empty", "garbage", "truncated", "another table", "dangling link", "folder"]
+)
+def test_a_damaged_part_is_named_and_all_else_is_read(paths, name):
+    writer = TraceWriter(paths)
+    write(writer, 0)
+    writer.flush()
+    path = damaged(paths, name)
+    run = Run(paths.directory)
+    assert len(run.percentiles("hidden1", 0)) == 1
+    assert run.damaged == {path}
+    assert len(run.metrics()) > 0
+
+
+def test_a_flush_that_failed_may_be_tried_again(paths, monkeypatch):
+    writer = TraceWriter(paths)
+    write(writer, 0)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.pq, "write_table", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.flush()
+    writer.flush()
+    assert len(Run(paths.directory).metrics()) > 0
+    assert len(Run(paths.directory).percentiles("hidden1", 0)) == 1
+
+
+def test_what_a_newer_version_wrote_is_not_guessed_at(paths):
+    paths.config.write_text('{"schema_version": 99}')
+    with pytest.raises(StoreError, match=r"schema_version = 99: this bnviz reads 1"):
+        _ = Run(paths.directory).config
+
+
+@pytest.mark.parametrize(
+    "change", [{"pid": -1}, {"steps": 0}, {"step": -3}, {"eta_s": float("nan")}, {"state": "GONE"}]
+)
+def test_a_status_with_impossible_values_is_not_a_status(paths, change):
+    status = {"state": "RUNNING", "steps": 5, "submitted_at": 1.0, "updated_at": 1.0, **change}
+    paths.status.write_text(json.dumps(status))
+    with pytest.raises(StoreError, match=r"status.json is not a status file"):
+        _ = Run(paths.directory).status

@@ -77,6 +77,7 @@ def test_it_is_sgd_on_the_mean_loss_as_autograd_and_hand_have_it(digits):
     b1 = torch.zeros(8, dtype=torch.float64)
     w2 = trainer.model.output.weight.detach().double()
     b2 = torch.zeros(10, dtype=torch.float64)
+    lr = config.optimizer.learning_rate
     for step in range(3):
         batch = trainer.batches[step]
         x, labels = digits.train_images[batch].double(), digits.train_labels[batch]
@@ -84,8 +85,8 @@ def test_it_is_sgd_on_the_mean_loss_as_autograd_and_hand_have_it(digits):
         p = torch.softmax(h @ w2.T + b2, dim=1)  # (60, 10)
         dz = (p - torch.nn.functional.one_hot(labels, 10)) / 60  # (60, 10)
         dh = dz @ w2 * h * (1 - h)  # (60, 8)
-        w2, b2 = w2 - 0.1 * dz.T @ h, b2 - 0.1 * dz.sum(0)
-        w1, b1 = w1 - 0.1 * dh.T @ x, b1 - 0.1 * dh.sum(0)
+        w2, b2 = w2 - lr * dz.T @ h, b2 - lr * dz.sum(0)
+        w1, b1 = w1 - lr * dh.T @ x, b1 - lr * dh.sum(0)
     for _ in trainer.records():
         pass
     torch.testing.assert_close(

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -53,8 +54,17 @@ _component = st.components.v2.component(
 )
 
 
-def show(wide: go.Figure, narrow: go.Figure, *, key: str, alt: str, filename: str) -> None:
-    """Show a figure; called again with the same key, update it.
+@dataclass(frozen=True)
+class Drawing:
+    """A figure ready to be sent to the browser."""
+
+    figure: str  # JSON
+    alt: str
+    filename: str
+
+
+def draw(wide: go.Figure, narrow: go.Figure, alt: str, filename: str) -> Drawing:
+    """Make a figure ready.
 
     Args:
         wide, narrow: the same traces, with the layouts for wide and narrow screens.
@@ -67,15 +77,12 @@ def show(wide: go.Figure, narrow: go.Figure, *, key: str, alt: str, filename: st
         "layout": figure["layout"],
         "narrow": json.loads(go.Figure(layout=narrow.layout).to_json())["layout"],
     }
-    _component(
-        key=key,
-        data={
-            "figure": json.dumps(payload),
-            "plotly_url": _plotly_url(),
-            "alt": alt,
-            "filename": filename,
-        },
-    )
+    return Drawing(json.dumps(payload), alt, filename)
+
+
+def show(drawing: Drawing, *, key: str) -> None:
+    """Show a drawing; called again with the same key, update it."""
+    _component(key=key, data={**asdict(drawing), "plotly_url": _plotly_url()})
 
 
 @cache

@@ -27,7 +27,7 @@ class Setup:
     problems: list[str]
 
 
-def sidebar(start: Callable[[Setup], None]) -> Setup:
+def sidebar(start: Callable[[], None]) -> Setup:
     """Draw the controls; `start` is called when Start is pressed."""
     available = presets()
     st.header("Set up", anchor=False)
@@ -59,7 +59,7 @@ def sidebar(start: Callable[[Setup], None]) -> Setup:
     with right:
         _number("training.steps", "steps", "Steps", defaults.training.steps)
         _choice("data.input", "pixels", "Pixels", defaults.data.input)
-    setup = _setup(preset)
+    setup = read()
     for problem in setup.problems:
         st.error(literal(problem), icon=":material/block:")
     count = 2 if st.session_state["bn"] == BOTH else 1
@@ -70,7 +70,6 @@ def sidebar(start: Callable[[Setup], None]) -> Setup:
         icon=":material/play_arrow:",
         disabled=bool(setup.problems),
         on_click=start,
-        args=(setup,),
         key="start",
     )
     return setup
@@ -142,8 +141,10 @@ def _number(path: str, key: str, label: str, default: float | int) -> None:
     )
 
 
-def _setup(preset: Preset) -> Setup:
+def read() -> Setup:
+    """What the controls say now. In a callback, too: a value typed just before a click counts."""
     state = st.session_state
+    preset = presets()[state["preset"]]
     settings = {
         "model.nonlinearity": state["nonlinearity"],
         "model.init_std": state["init_std"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from bnviz import export, figures, jobs, store
+from bnviz import captions, export, figures, jobs, store
 from bnviz.store import Run, StoreError
 from bnviz.ui import chart, controls, runs
 from bnviz.ui.text import literal
@@ -25,11 +25,11 @@ covariate shift*; with BN they stay in place.
 READING = """
 - **(a)** accuracy on all 10,000 test digits; BN uses its running statistics.
 - **(b), (c), …** 15th, 50th and 85th percentile of one unit's *pre-activation* (the input of its
-  nonlinearity, after BN where there is BN), exact, over a fixed sample of test digits, with BN
-  normalizing by that sample's own statistics, as the paper's training network does.
+  nonlinearity, after BN where there is BN), exact, over the examples named below the figure. In the
+  default, BN normalizes by their own statistics, as the paper's training network does.
 - **The typical unit** is the one whose spread (85th minus 15th percentile) at step 0 is the median
-  of its layer, in the run without BN where there is one. The rule looks at step 0 alone, so it is
-  blind to the outcome; all panels show the same unit. Choose any other above.
+  of its layer, in the first run without BN where there is one. The rule looks at step 0 alone, so
+  it is blind to the outcome; all panels show the same unit. Choose any other above.
 - **The paper's curves** are digitised from its Figure 1. Its panels (b) and (c) have no numbers on
   their x axis; that it spans the 50,000 steps is an assumption. Which unit it shows is not stated.
 """
@@ -51,24 +51,30 @@ def page() -> None:
         st.info("Choose runs above to see them, or press Start to train new ones.")
         return
     layer, unit, with_paper = _view(chosen)
+    if not layer:
+        st.info("The runs chosen have no layer in common; choose others.")
+        return
     live = runs.any_unfinished(chosen)
     st.fragment(_watch, run_every=TICK_S if live else None)(chosen, layer, unit, with_paper, live)
-    _export(chosen, layer, unit)
+    _export(chosen, layer, unit, with_paper)
     with st.expander("How to read this"):
         st.markdown(READING)
     with st.expander(f"About the preset {setup.preset.name}"):
         st.markdown(f"**{literal(setup.preset.title)}**\n\n{literal(setup.preset.why)}")
 
 
-def _start(setup: controls.Setup) -> None:
+def _start() -> None:
+    setup = controls.read()
+    if setup.problems:
+        return  # the page that is drawn next says them
+    started: list[str] = []
     try:
-        started = [
-            jobs.submit(config, store.default_root(), name) for name, config in setup.runs.items()
-        ]
+        for name, config in setup.runs.items():
+            started.append(jobs.submit(config, store.default_root(), name))
     except StoreError as error:
         st.session_state["start_problem"] = str(error)
-        return
-    st.session_state["runs"] = started
+    if started:
+        st.session_state["runs"] = started
 
 
 def _empty(setup: controls.Setup) -> None:
@@ -78,18 +84,20 @@ def _empty(setup: controls.Setup) -> None:
         type="primary",
         icon=":material/play_arrow:",
         on_click=_start,
-        args=(setup,),
         disabled=bool(setup.problems),
         key="start_figure1",
     )
-    steps = max((config.training.steps for config in setup.runs.values()), default=0)
-    st.caption(
-        f"Two runs of {steps:,} steps; a minute or two on two CPU cores. "
-        "The first points come within seconds. Below is what the paper measured."
-    )
+    if setup.runs:
+        steps = max(config.training.steps for config in setup.runs.values())
+        count = "Two runs" if len(setup.runs) == 2 else "One run"
+        st.caption(
+            f"{count} of {steps:,} steps; 50,000 take a minute or two on two CPU cores. "
+            "The first points come within seconds. Below is what the paper measured."
+        )
     data = [figures.not_started(config) for config in setup.runs.values()]
     layer = next((list(config.model.layers)[-1] for config in setup.runs.values()), "")
-    _draw(data, layer, "typical unit", with_paper=True, alt="The paper's Figure 1, digitised.")
+    alt = "The paper's Figure 1, digitised."
+    chart.show(_draw(data, layer, "typical unit", with_paper=True, alt=alt), key="figure1")
 
 
 def _draw(
@@ -99,13 +107,12 @@ def _draw(
     *,
     with_paper: bool,
     alt: str,
-) -> None:
+) -> chart.Drawing:
     wide, narrow = (
         figures.figure1(data, layer, unit, with_paper=with_paper, stacked=stacked)
         for stacked in (False, True)
     )
-    filename = f"figure1-{layer}-{unit.replace(' ', '')}"
-    chart.show(wide, narrow, key="figure1", alt=alt, filename=filename)
+    return chart.draw(wide, narrow, alt, f"figure1-{layer}-{unit.replace(' ', '')}")
 
 
 def _choose(run_ids: list[str]) -> list[Run]:
@@ -120,14 +127,16 @@ def _choose(run_ids: list[str]) -> list[Run]:
     st.session_state["runs"] = [r for r in st.session_state["runs"] if r in run_ids]
     names = {}
     for run_id in run_ids:
-        names[run_id] = f"{run_id[9:11]}:{run_id[11:13]}:{run_id[13:15]} {run_id[16:]}"
+        day, clock, name = run_id[4:8], run_id[9:15], run_id[16:]
+        names[run_id] = f"{day[:2]}-{day[2:]} {clock[:2]}:{clock[2:4]} {name}"
     selected = st.multiselect(
         "Runs shown",
         run_ids,
         key="runs",
         format_func=names.__getitem__,
         placeholder="Choose runs",
-        help="Newest first. Percentile panels are drawn for the first four.",
+        help="Newest first. All are in the accuracy panel; percentile panels are drawn for four, "
+        "those without BN first.",
     )
     if st.query_params.get_all("run") != selected:
         st.query_params["run"] = selected
@@ -135,7 +144,8 @@ def _choose(run_ids: list[str]) -> list[Run]:
     for run_id in selected:
         try:
             run = runs.find(run_id)
-            run.config, run.status  # noqa: B018  readable at all?
+            assert run.config  # readable?
+            jobs.true_status(run)
             found.append(run)
         except StoreError as error:
             st.error(literal(str(error)), icon=":material/error:")
@@ -178,27 +188,57 @@ def _view(chosen: list[Run]) -> tuple[str, int | None, bool]:
 
 def _watch(chosen: list[Run], layer: str, unit: int | None, with_paper: bool, live: bool) -> None:
     """Progress and chart: drawn anew at every tick while a run is unfinished."""
-    names = export.labels(chosen)
-    for run, name in zip(chosen, names, strict=True):
+    try:
+        _show_runs(chosen, layer, unit, with_paper)
+        ended = live and not runs.any_unfinished(chosen)
+    except StoreError as error:  # damaged or removed while it is looked at
+        st.error(literal(str(error)), icon=":material/error:")
+        return
+    if ended:
+        st.rerun()  # the last run has ended: stop ticking
+
+
+def _show_runs(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> None:
+    for run, name in zip(chosen, captions.labels(chosen), strict=True):
         runs.progress_row(run, name)
     shown = unit if unit is not None else export.typical_unit_of(chosen, layer)
-    # Before step 0 is recorded there is no typical unit, and no row of any unit either.
-    data = export.run_data(chosen, layer, shown or 0)
-    title = f"unit {shown}" if shown is not None else "unit …"
     if unit is None and shown is not None:
         st.caption(
             f"Typical unit of {layer}: {shown}, whose spread at step 0 is the median of the layer."
         )
-    alt = figures.describe(data, layer, shown or 0)
-    _draw(data, layer, title, with_paper=with_paper, alt=alt)
-    if live and not runs.any_unfinished(chosen):
-        st.rerun()  # the last run has ended: stop ticking
+    # Drawn anew only when there is something new to draw.
+    version = (*(run.version() for run in chosen), layer, shown, with_paper)
+    if st.session_state.get("drawn", (None,))[0] != version:
+        data = export.run_data(chosen, layer, shown)
+        title = f"unit {shown}" if shown is not None else "unit …"
+        alt = figures.describe(data, layer, shown or 0)
+        drawing = _draw(data, layer, title, with_paper=with_paper, alt=alt)
+        st.session_state["drawn"] = version, drawing
+    chart.show(st.session_state["drawn"][1], key="figure1")
+    st.caption(literal(f"{captions.shared_settings(chosen)}. {captions.probe(chosen)}"))
+    if with_paper and (note := _paper_differs(chosen, layer)):
+        st.caption(note)
+    for part in sorted(set().union(*(run.damaged for run in chosen))):
+        st.warning(
+            f"Cannot read {literal(str(part))}: the points that it held are missing here.",
+            icon=":material/broken_image:",
+        )
 
 
-def _export(chosen: list[Run], layer: str, unit: int | None) -> None:
+def _paper_differs(chosen: list[Run], layer: str) -> str:
+    models = [run.config.model for run in chosen]
+    alike = all(
+        model.nonlinearity == "sigmoid" and list(model.layers)[-1] == layer for model in models
+    ) and all(run.config.data.input == "binary" for run in chosen)
+    if alike:
+        return ""
+    return "The paper's curves are of a sigmoid unit in the last hidden layer, on binary digits."
+
+
+def _export(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> None:
     def unit_now() -> int:
         known = unit if unit is not None else export.typical_unit_of(chosen, layer)
-        return known or 0
+        return 0 if known is None else known  # nothing is recorded: any unit's table is empty
 
     def percentiles(write: export.Writer) -> bytes:
         table = export.percentiles_table(chosen, layer, unit_now())
@@ -209,42 +249,24 @@ def _export(chosen: list[Run], layer: str, unit: int | None) -> None:
 
     def html() -> bytes:
         shown = unit_now()
-        return export.to_html(
-            figures.figure1(export.run_data(chosen, layer, shown), layer, f"unit {shown}")
-        )
+        data = export.run_data(chosen, layer, shown)
+        return export.to_html(figures.figure1(data, layer, f"unit {shown}", with_paper=with_paper))
 
     name = f"{layer}-{'typical' if unit is None else f'unit{unit}'}"
+    csv, parquet = "text/csv", "application/vnd.apache.parquet"
+    downloads = (
+        ("Percentiles CSV", csv, lambda: percentiles(export.to_csv), f"percentiles-{name}.csv"),
+        (
+            "Percentiles Parquet",
+            parquet,
+            lambda: percentiles(export.to_parquet),
+            f"percentiles-{name}.parquet",
+        ),
+        ("Accuracy CSV", csv, lambda: accuracy(export.to_csv), "accuracy.csv"),
+        ("Accuracy Parquet", parquet, lambda: accuracy(export.to_parquet), "accuracy.parquet"),
+        ("Interactive HTML", "text/html", html, f"figure1-{name}.html"),
+    )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("Download", width="content")
-        for label, what, data, file in (
-            (
-                "Percentiles CSV",
-                "csv",
-                lambda: percentiles(export.to_csv),
-                f"percentiles-{name}.csv",
-            ),
-            (
-                "Percentiles Parquet",
-                "parquet",
-                lambda: percentiles(export.to_parquet),
-                f"percentiles-{name}.parquet",
-            ),
-            ("Accuracy CSV", "csv", lambda: accuracy(export.to_csv), "accuracy.csv"),
-            (
-                "Accuracy Parquet",
-                "parquet",
-                lambda: accuracy(export.to_parquet),
-                "accuracy.parquet",
-            ),
-            ("Interactive HTML", "html", html, f"figure1-{name}.html"),
-        ):
-            st.download_button(
-                label,
-                data=data,
-                file_name=file,
-                mime={"csv": "text/csv", "html": "text/html"}.get(
-                    what, "application/vnd.apache.parquet"
-                ),
-                on_click="ignore",
-                key=f"download-{file}",
-            )
+        for label, mime, data, file in downloads:
+            st.download_button(label, data, file, mime, on_click="ignore", key=f"download-{file}")

@@ -50,13 +50,13 @@ def latest(run_ids: Sequence[str]) -> list[str]:
 
 
 def any_unfinished(runs: Sequence[Run]) -> bool:
-    return any(jobs.state_of(run.status) in UNFINISHED for run in runs)
+    return any(jobs.true_status(run).state in UNFINISHED for run in runs)
 
 
 def progress_row(run: Run, label: str) -> None:
     """State, progress, speed and, while there is something to cancel, the button for it."""
-    status = run.status
-    state = jobs.state_of(status)
+    status = jobs.true_status(run)
+    state = status.state
     word, colour, icon = LOOK[state]
     with st.container(horizontal=True, vertical_alignment="center", key=f"row-{run.run_id}"):
         st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def progress_row(run: Run, label: str) -> None:
 
 def _details(status: Status, state: State) -> str:
     parts = []
-    if (accuracy := status.summary.get("test_accuracy")) is not None:
+    if (accuracy := status.test_accuracy) is not None:
         parts.append(f"test accuracy {accuracy:.4f}")
     if state is State.RUNNING and status.steps_per_s:
         parts.append(f"{status.steps_per_s:,.0f} steps/s")

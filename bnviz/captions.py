@@ -1,0 +1,76 @@
+"""What the text around a figure says of its runs: names, shared settings, the probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bnviz.config import RunConfig
+from bnviz.store import Run
+
+ALWAYS_TOLD = (
+    "model.nonlinearity",
+    "model.init_std",
+    "optimizer.learning_rate",
+    "training.batch_size",
+    "training.seed",
+)
+"""Settings that a reader of a figure must know, also where they are the defaults."""
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A name for each run on a figure: with or without BN, and what else sets them apart."""
+    flat = [run.config.flat() for run in runs]
+    differing = [
+        path
+        for path in (flat[0] if flat else {})
+        if path != "model.normalization" and len({str(values[path]) for values in flat}) > 1
+    ]
+    names = [
+        ", ".join([run.config.label, *(_setting(path, values[path]) for path in differing)])
+        for run, values in zip(runs, flat, strict=True)
+    ]
+    return [  # equal configurations: the id tells them apart
+        f"{name} ({run.run_id[-6:]})" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def shared_settings(runs: Sequence[Run]) -> str:
+    """What these runs have in common: the settings always told, and those not at the default."""
+    flat = [run.config.flat() for run in runs]
+    defaults = RunConfig().flat()
+    return ", ".join(
+        _setting(path, value)
+        for path, value in flat[0].items()
+        if path != "model.normalization"
+        and (path in ALWAYS_TOLD or value != defaults[path])
+        and all(values[path] == value for values in flat)
+    )
+
+
+def probe(runs: Sequence[Run]) -> str:
+    """Over which examples the percentiles of these runs are taken."""
+    samples = [_sample(run.config) for run in runs]
+    statistics = [
+        {"batch": "that sample's own", "running": "its running"}[run.config.trace.bn_mode]
+        for run in runs
+        if run.config.model.normalization == "batch"
+    ]
+    if len(set(samples)) == 1 and len(set(statistics)) < 2:
+        bn = f", BN normalizing by {statistics[0]} statistics" if statistics else ""
+        return f"Percentiles over {samples[0]}{bn}."
+    return "The percentiles of these runs are taken in different ways (see their names)."
+
+
+def _sample(config: RunConfig) -> str:
+    if config.trace.probe == "minibatch":
+        return f"the next minibatch of {config.training.batch_size}, another at each step"
+    return f"a fixed sample of {config.trace.probe_size:,} test examples"
+
+
+def _setting(path: str, value: Any) -> str:
+    """A value of the configuration in words: "learning rate 0.15"."""
+    part, key = path.split(".")
+    name = key.replace("_", " ") if key != "kind" else part
+    return f"{name} {value if isinstance(value, int | float | str) else list(value)}"

@@ -1,0 +1,55 @@
+import pytest
+
+from bnviz import captions, store
+from bnviz.config import RunConfig
+from bnviz.store import Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs that have a configuration and nothing else."""
+
+    def make(name, **overrides):
+        directory = tmp_path / f"20260101-000000-{name}"
+        directory.mkdir()
+        made = Run(directory)
+        settings = {path.replace("__", "."): value for path, value in overrides.items()}
+        store.write_config(made.paths, RunConfig().replace(settings))
+        return made
+
+    return make
+
+
+def test_labels_say_what_sets_runs_apart(run):
+    plain = run("a-abc123", model__normalization="none")
+    fast = run("b-abc124", optimizer__learning_rate=0.5)
+    assert captions.labels([plain, run("c-abc125")]) == ["Without BN", "With BN"]
+    assert captions.labels([plain, fast]) == [
+        "Without BN, learning rate 0.15",
+        "With BN, learning rate 0.5",
+    ]
+    assert captions.labels([]) == []
+
+
+def test_equal_runs_are_told_apart_by_their_ids(run):
+    runs = [run("a-abc123"), run("b-abc124")]
+    assert captions.labels(runs) == ["With BN (abc123)", "With BN (abc124)"]
+
+
+def test_settings_that_all_runs_share_are_told_and_only_those(run):
+    runs = [run("a", training__seed=3), run("b", training__seed=3, optimizer__learning_rate=0.5)]
+    text = captions.shared_settings(runs)
+    assert text == "nonlinearity sigmoid, init std 0.05, batch size 60, seed 3"
+    assert "input grey" in captions.shared_settings([run("c", data__input="grey")])
+
+
+def test_the_probe_is_told_as_it_is(run):
+    plain, normalized = run("a", model__normalization="none"), run("b")
+    fixed = "Percentiles over a fixed sample of 500 test examples"
+    assert captions.probe([plain]) == f"{fixed}."
+    own = f"{fixed}, BN normalizing by that sample's own statistics."
+    assert captions.probe([plain, normalized]) == own
+    assert "its running statistics" in captions.probe([run("c", trace__bn_mode="running")])
+    other = run("d", trace__probe="minibatch")
+    assert "the next minibatch of 60, another at each step" in captions.probe([other])
+    assert "in different ways" in captions.probe([plain, other])
