@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bnviz import export as exporting
-from bnviz import jobs, store
-from bnviz.config import ConfigError, find_preset, parse_setting
+from bnviz import jobs, queue, store
+from bnviz.config import ConfigError, allowed, find_preset, parse_setting
 from bnviz.config import presets as all_presets
-from bnviz.status import UNFINISHED, State
+from bnviz.processes import true_status
+from bnviz.status import ACTIVE, UNFINISHED, State, Status
 from bnviz.store import Run, StoreError
 
 app = typer.Typer(
@@ -35,8 +36,11 @@ Root = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-UNSUCCESSFUL = {State.FAILED, State.LOST}
-"""End states that make `run` exit with an error. DIVERGED is a result."""
+UNSUCCESSFUL = {State.FAILED, State.LOST, State.PAUSED}
+"""States that make `run` exit with an error. DIVERGED is a result."""
+
+ADVANCE_INTERVAL_S = 5.0
+"""How often `run` looks after the queue while it shows progress."""
 
 
 @contextmanager
@@ -92,12 +96,19 @@ def run(
             _cancel_all(started)
             raise typer.Exit(130) from None
     for each in started:
-        status = jobs.true_status(each)
+        status = true_status(each)
         if status.state in UNSUCCESSFUL:
-            error = status.error
-            reason = f"{error.type}: {error.message}" if error else "its process is gone"
-            print(f"bnviz: {each.run_id}: {reason}; see {each.paths.log}", file=sys.stderr)
+            print(f"bnviz: {each.run_id}: {_what_stopped(status)}", file=sys.stderr)
+            print(f"bnviz: its output is in {each.paths.log}", file=sys.stderr)
             raise typer.Exit(1)
+
+
+def _what_stopped(status: Status) -> str:
+    if status.error:
+        return f"{status.error.type}: {status.error.message}"
+    if status.state is State.PAUSED:
+        return f"paused ({status.reason or 'as requested'}); `resume` lets it go on"
+    return f"{status.reason or 'its process is gone'}; `resume` lets it go on"
 
 
 def _follow(runs: list[Run]) -> None:
@@ -117,13 +128,16 @@ def _follow(runs: list[Run]) -> None:
             )
             for run in runs
         }
-        unfinished = True
+        unfinished, looked = True, time.monotonic()
         while unfinished:
             unfinished = False
+            if time.monotonic() - looked > ADVANCE_INTERVAL_S:
+                queue.advance(runs[0].paths.directory.parent)
+                looked = time.monotonic()
             for run in runs:
-                status = jobs.true_status(run)
+                status = true_status(run)
                 state = status.state
-                unfinished |= state in UNFINISHED
+                unfinished |= state in ACTIVE
                 speed = (
                     f"{status.steps_per_s:,.0f} steps/s" if status.steps_per_s else state.lower()
                 )
@@ -139,7 +153,7 @@ def _follow(runs: list[Run]) -> None:
 
 def _cancel_all(runs: list[Run]) -> None:
     for run in runs:
-        if jobs.true_status(run).state in UNFINISHED:
+        if true_status(run).state in UNFINISHED:
             jobs.cancel(run)
     for run in runs:
         state = jobs.wait_until_finished(run, timeout_s=10)
@@ -147,7 +161,7 @@ def _cancel_all(runs: list[Run]) -> None:
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    status = jobs.true_status(run)
+    status = true_status(run)
     summary = {**status.summary, "test_accuracy": status.test_accuracy}
     return {"run_id": run.run_id, **status.model_dump(mode="json"), "summary": summary}
 
@@ -157,6 +171,8 @@ def list_runs(root: Root = None, as_json: AsJson = False) -> None:
     """List the runs, newest first."""
     with _plain_errors():
         folder = _root(root)
+        if folder.exists():
+            queue.advance(folder)
         summaries = []
         for run_id in store.list_run_ids(folder):
             try:
@@ -183,7 +199,7 @@ def show(run_id: str, root: Root = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(summary, indent=2))
         return
-    for key in ("run_id", "state", "step", "steps", "steps_per_s", "eta_s", "device"):
+    for key in ("run_id", "state", "reason", "step", "steps", "steps_per_s", "eta_s", "device"):
         print(f"{key:<20} {summary[key]}")
     for key, value in summary["summary"].items():
         print(f"{key:<20} {value}")
@@ -201,6 +217,91 @@ def cancel(run_id: str, root: Root = None) -> None:
         run = _find(root, run_id)
         jobs.cancel(run)
         print(jobs.wait_until_finished(run, timeout_s=10))
+
+
+@app.command()
+def pause(run_id: str, root: Root = None) -> None:
+    """Stop a run where it is, so that it can go on later."""
+    with _plain_errors():
+        run = _find(root, run_id)
+        jobs.pause(run)
+        print(jobs.wait_until_finished(run, timeout_s=10))
+
+
+@app.command()
+def resume(run_id: str, root: Root = None) -> None:
+    """Let a run go on that is paused, lost, cancelled or failed."""
+    with _plain_errors():
+        run = _find(root, run_id)
+        jobs.resume(run)
+        print(true_status(run).state)
+
+
+@app.command()
+def retry(
+    run_id: str,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change the new run's configuration."),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Start a new run with the configuration of another; print its id."""
+    with _plain_errors():
+        print(jobs.retry(_find(root, run_id), dict(map(parse_setting, settings or []))))
+
+
+@app.command("set")
+def set_value(
+    run_id: str,
+    setting: Annotated[str, typer.Argument(metavar="learning_rate=VALUE")],
+    root: Root = None,
+) -> None:
+    """Change the learning rate of a running run, from its next update on."""
+    with _plain_errors():
+        path, value = parse_setting(setting)
+        if path not in ("learning_rate", "optimizer.learning_rate"):
+            raise ConfigError([f"{path}: only learning_rate can be changed while a run trains"])
+        if not isinstance(value, int | float):
+            rule = allowed("optimizer.learning_rate")
+            raise ConfigError([f"learning_rate = {value!r}: must be {rule}"])
+        jobs.set_learning_rate(_find(root, run_id), float(value))
+
+
+@app.command()
+def delete(run_id: str, root: Root = None) -> None:
+    """Move a run into the trash, where it is kept for 30 days."""
+    with _plain_errors():
+        jobs.delete(_find(root, run_id))
+    print(f"`python -m bnviz restore {run_id}` brings it back", file=sys.stderr)
+
+
+@app.command()
+def restore(run_id: str, root: Root = None) -> None:
+    """Bring a deleted run back."""
+    with _plain_errors():
+        jobs.restore(_root(root), run_id)
+
+
+@app.command("empty-trash")
+def empty_trash(root: Root = None) -> None:
+    """Remove deleted runs for good."""
+    with _plain_errors():
+        print(f"{jobs.empty_trash(_root(root))} removed", file=sys.stderr)
+
+
+@app.command()
+def slots(
+    count: Annotated[int | None, typer.Argument(help="Set it; without, only show it.")] = None,
+    root: Root = None,
+) -> None:
+    """How many runs train at once."""
+    with _plain_errors():
+        folder = _root(root)
+        if count is not None:
+            queue.set_slots(folder, count)
+        for kind, number in queue.slots(folder).items():
+            print(f"{kind:<6} {number}")
 
 
 @app.command()
@@ -244,12 +345,10 @@ def export(
             print(path)
 
 
-def _choices(option: str, text: str, allowed: tuple[str, ...]) -> list[str]:
+def _choices(option: str, text: str, known: tuple[str, ...]) -> list[str]:
     chosen = [item.strip() for item in text.split(",") if item.strip()]
-    if unknown := [item for item in chosen if item not in allowed]:
-        raise ConfigError(
-            [f"{option}: unknown {', '.join(unknown)}; choose of {', '.join(allowed)}"]
-        )
+    if unknown := [item for item in chosen if item not in known]:
+        raise ConfigError([f"{option}: unknown {', '.join(unknown)}; choose of {', '.join(known)}"])
     return chosen
 
 

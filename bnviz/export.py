@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from bnviz.captions import labels
 from bnviz.figures import RunData, figure1
+from bnviz.files import write_aside
 from bnviz.percentiles import typical_unit
 from bnviz.schema import PERCENTILES, SCHEMA_VERSION, TABLES
-from bnviz.store import Run, StoreError, write_aside
+from bnviz.store import Run, StoreError
 
 Writer = Callable[[pd.DataFrame, dict[str, Any]], bytes]
 """A table and its origin to the bytes of a file."""
@@ -55,6 +56,7 @@ def run_data(runs: Sequence[Run], layer: str, unit: int | None) -> list[RunData]
             run.config.training.steps,
             run.metrics(),
             PERCENTILES.empty_table().to_pandas() if unit is None else run.percentiles(layer, unit),
+            run.events(),
         )
         for run, label in zip(runs, labels(runs), strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from plotly.subplots import make_subplots
 from bnviz import paper
 from bnviz.config import RunConfig
 from bnviz.downsample import PLOT_LIMIT, downsample
-from bnviz.schema import METRICS, PERCENTILES
+from bnviz.schema import EVENTS, METRICS, PERCENTILES
 
 SHOWN_PERCENTAGES = (15, 50, 85)
 """The paper's (Figure 1 b, c): for a Gaussian, the median and about one sigma to each side."""
@@ -40,7 +41,8 @@ GRID_COLOUR = "rgba(128, 128, 128, 0.22)"
 
 @dataclass(frozen=True)
 class RunData:
-    """What a figure needs of a run. `percentiles` holds one unit's rows, `metrics` all rows."""
+    """What a figure needs of a run: all rows of `metrics` and `events`, one unit's of
+    `percentiles`."""
 
     run_id: str
     label: str
@@ -49,6 +51,7 @@ class RunData:
     steps: int
     metrics: pd.DataFrame
     percentiles: pd.DataFrame
+    events: pd.DataFrame
 
 
 def not_started(config: RunConfig) -> RunData:
@@ -61,6 +64,7 @@ def not_started(config: RunConfig) -> RunData:
         config.training.steps,
         METRICS.empty_table().to_pandas(),
         PERCENTILES.empty_table().to_pandas(),
+        EVENTS.empty_table().to_pandas(),
     )
 
 
@@ -90,7 +94,10 @@ def figure1(
     panels = ordered[:MAX_PANELS]
     count = 1 + len(panels)
     titles = ["(a) Test accuracy"]
-    titles += [f"({chr(98 + i)}) {run.label}: {layer} {unit}" for i, run in enumerate(panels)]
+    between = ": " if len(panels) < 3 or stacked else "<br>"  # narrow panels, two lines
+    titles += [
+        f"({chr(98 + i)}) {run.label}{between}{layer} {unit}" for i, run in enumerate(panels)
+    ]
     figure = make_subplots(
         rows=count if stacked else 1,
         cols=1 if stacked else count,
@@ -98,6 +105,7 @@ def figure1(
         horizontal_spacing=0.066,  # of the width: room for ticks and a title
         vertical_spacing=0.3 / count,
     )
+    figure.update_annotations(font_size=14 if between == ": " else 12)  # the titles
     places = [(i + 1, 1) if stacked else (1, i + 1) for i in range(count)]
     colours = _colours(ordered)
     longest = max((run.steps for run in runs), default=paper.STEPS)
@@ -127,6 +135,10 @@ def figure1(
                 figure, place, run.percentiles["step"], values, name, style, uid, "%{y:.4f}", False
             )
 
+    for run, colour, place in itertools.zip_longest(ordered, colours, places[1:]):
+        if run is not None:
+            _mark_events(figure, run, colour, [places[0], place] if place else [places[0]])
+
     figure.update_xaxes(
         range=[0, longest], title_text="step", tickformat="~s", hoverformat=",d", **_axis()
     )
@@ -149,7 +161,6 @@ def figure1(
             title_text=title, matches="y2" if i else None, uirevision=scene, row=row, col=col
         )
     figure.update_layout(**_layout(count, stacked))
-    figure.update_annotations(font_size=14)
     return figure
 
 
@@ -201,6 +212,28 @@ def _add_line(
         col=place[1],
     )
     return len(keep), len(x)
+
+
+def _mark_events(
+    figure: go.Figure, run: RunData, colour: str, places: Sequence[tuple[int, int]]
+) -> None:
+    """A vertical line where the learning rate was changed, with the new value."""
+    changes = run.events[run.events["name"] == "learning_rate"]
+    for step, value in zip(changes["step"], changes["value"], strict=True):
+        for row, col in places:
+            figure.add_vline(
+                int(step),
+                row=row,
+                col=col,
+                line={"color": colour, "dash": "dot", "width": 1},
+                annotation={
+                    "text": f"lr {value:g}",
+                    "font": {"color": colour, "size": 11},
+                    "textangle": -90,
+                    "yanchor": "bottom",
+                },
+                annotation_position="bottom right",
+            )
 
 
 def _add_paper(

@@ -1,160 +1,276 @@
-"""Starting and stopping runs. The truth about a run is in its directory, never in memory."""
+"""What can be done with runs. The truth about a run is in its directory, never in memory.
+
+A living worker alone writes its run's status; it is asked through small files in `control/`. Where
+no process stands behind a run, its status changes under the root's lock.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
-import subprocess
-import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import psutil
-
+from bnviz import queue
 from bnviz.config import RunConfig
-from bnviz.status import UNFINISHED, State, Status
-from bnviz.store import Run, RunPaths, StoreError, new_run_id, write_config, write_status
+from bnviz.files import write_aside
+from bnviz.processes import has_process, is_worker, kill, silent_for_s, true_status
+from bnviz.queue import cannot_write, locked
+from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
+from bnviz.store import (
+    RUN_ID,
+    Run,
+    RunPaths,
+    StoreError,
+    new_run_id,
+    open_run,
+    run_directory,
+    write_config,
+    write_status,
+)
 
-CANCEL = "cancel"
-"""Name of the request file in `control/`."""
+CANCEL, PAUSE, LEARNING_RATE = "cancel", "pause", "learning_rate"
+"""Names of the request files in `control/`; the last one holds the new value."""
 
-START_TOLERANCE_S = 2.0
-"""Two readings of one process's start differ by less than this (the boot time that both are
-relative to is rounded); a process that got the same pid later differs by more."""
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-_workers: list[subprocess.Popen[bytes]] = []
-"""Workers started here, kept only so that the finished ones can be reaped."""
+TRASH_DAYS = 30
+"""Deleted runs are kept this long, unless the trash is emptied."""
 
 
 def submit(config: RunConfig, root: Path, name: str) -> str:
-    """Start a run in a process of its own, which outlives this one. Returns its id at once.
+    """Put a run into the queue. It starts at once where a slot is free. Returns its id.
 
     Raises:
         StoreError: the root is not a folder that can be written, or no process can be started.
     """
-    run_id = new_run_id(name)
-    paths = RunPaths(root / run_id)
+    with locked(root):
+        paths = create(config, root, name)
+        try:
+            queue.advance_locked(root)
+        except StoreError:
+            shutil.rmtree(paths.directory, ignore_errors=True)
+            raise
+    return paths.directory.name
+
+
+def create(config: RunConfig, root: Path, name: str) -> RunPaths:
+    """Make the directory of a run that waits in the queue; the root's lock is held."""
+    paths = RunPaths(root / new_run_id(name))
     try:
         paths.control.mkdir(parents=True)
-    except OSError as error:
-        raise StoreError(_cannot_write(root, error)) from error
-    try:
-        write_config(paths, config)
-        _start(paths, config)
+        now = time.time()
+        write_status(
+            paths,
+            Status(
+                state=State.QUEUED,
+                steps=config.training.steps,
+                submitted_at=now,
+                queued_at=now,
+                updated_at=now,
+            ),
+        )
+        write_config(paths, config)  # the last one: with it, the run is there
     except OSError as error:
         shutil.rmtree(paths.directory, ignore_errors=True)
-        if isinstance(error, BlockingIOError):
-            raise StoreError(
-                f"cannot start a process: {error.strerror}; end some others and try again"
-            ) from error
-        raise StoreError(_cannot_write(root, error)) from error
-    return run_id
-
-
-def _cannot_write(root: Path, error: OSError) -> str:
-    return (
-        f"cannot write runs to {root.absolute()}: {error.strerror}; choose a folder that can "
-        "be written with --root or BNVIZ_ROOT"
-    )
-
-
-def _start(paths: RunPaths, config: RunConfig) -> None:
-    with open(paths.log, "wb") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "bnviz.worker", str(paths.directory.absolute())],
-            cwd=Path(__file__).resolve().parent.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    _workers[:] = [other for other in _workers if other.poll() is None] + [worker]
-    # The worker waits for this file, and from then on is the only one to write it. So there is
-    # no moment at which a run is shown without the process that stands behind it.
-    now = time.time()
-    queued = Status(
-        state=State.QUEUED,
-        steps=config.training.steps,
-        pid=worker.pid,
-        pid_started=process_started(worker.pid),
-        boot_id=boot_id(),
-        submitted_at=now,
-        updated_at=now,
-    )
-    try:
-        write_status(paths, queued)
-    except OSError:
-        worker.kill()
-        raise
+        raise StoreError(cannot_write(root, error)) from error
+    return paths
 
 
 def cancel(run: Run) -> None:
-    """Ask a run to stop. It does so within two seconds and keeps all that it recorded.
+    """Stop a run. What it recorded is kept, and it can be resumed.
+
+    A worker stops within two seconds; one that gives no sign of life is killed.
 
     Raises:
+        StoreError: the run has ended.
+    """
+    with _changing(run) as status:
+        if status.state not in UNFINISHED:
+            raise StoreError(f"{run.run_id} is {status.state}, so there is nothing to cancel")
+        if has_process(status):
+            if silent_for_s(status) is None or not is_worker(status.pid or 0):
+                _request(run, CANCEL)
+                return
+            kill(status)
+        _settle(run, status, State.CANCELLED, finished_at=time.time())
+    _advance(run)
+
+
+def pause(run: Run) -> None:
+    """Stop a run where it is; `resume` lets it go on. Its slot is free meanwhile.
+
+    Raises:
+        StoreError: the run is not running or waiting.
+    """
+    with _changing(run) as status:
+        if status.state not in ACTIVE:
+            raise StoreError(f"{run.run_id} is {status.state}, so there is nothing to pause")
+        if has_process(status):
+            _request(run, PAUSE)
+        else:
+            _settle(run, status, State.PAUSED)
+
+
+def resume(run: Run) -> None:
+    """Put a run that stopped before its end into the queue again. It goes on from its last
+    checkpoint, or from the start where it has none.
+
+    Raises:
+        StoreError: the run is active or at its end.
+    """
+    with _changing(run) as status:
+        if status.state not in RESUMABLE:
+            what = "it goes on already" if status.state in ACTIVE else "retry starts it anew"
+            raise StoreError(f"{run.run_id} is {status.state}, so it cannot be resumed; {what}")
+        for request in list(run.paths.control.glob("*")):
+            request.unlink(missing_ok=True)
+        again = {"queued_at": time.time(), "finished_at": None, "error": None, "reason": None}
+        _settle(run, status, State.QUEUED, **again)
+    _advance(run)
+
+
+def retry(run: Run, changes: Mapping[str, Any] | None = None) -> str:
+    """Submit a new run with the same configuration, or with some values changed (dotted paths).
+
+    Raises:
+        ConfigError: an unknown path or a value out of range.
+        StoreError: as `submit`.
+    """
+    config = run.config.replace(changes or {})
+    name = run.run_id[16:].rpartition("-")[0]  # without date and hex
+    return submit(config, run.paths.directory.parent, name)
+
+
+def set_learning_rate(run: Run, value: float) -> None:
+    """Change the learning rate of a running run, from its next update on.
+
+    Raises:
+        ConfigError: out of range.
         StoreError: the run is not running.
     """
-    state = true_status(run).state
-    if state not in UNFINISHED:
-        raise StoreError(f"{run.run_id} is {state}, so there is nothing to cancel")
-    run.paths.control.mkdir(exist_ok=True)
-    (run.paths.control / CANCEL).touch()
+    run.config.replace({"optimizer.learning_rate": value})
+    with _changing(run) as status:
+        if status.state is not State.RUNNING or not has_process(status):
+            raise StoreError(
+                f"{run.run_id} is {status.state}; the learning rate of a running run can be changed"
+            )
+        _request(run, LEARNING_RATE, repr(float(value)))
 
 
-def cancel_requested(paths: RunPaths) -> bool:
-    """Whether a cancel was asked for; until the worker has seen it the run is still running."""
-    return (paths.control / CANCEL).exists()
-
-
-def true_status(run: Run) -> Status:
-    """The status with the state that is true now: LOST where a process should be and is gone.
-
-    Raises:
-        StoreError: the status cannot be read.
-    """
-    status = run.status
-    if _process_is_gone(status):
-        status = run.status  # what it wrote last, it wrote before it was gone
-        if _process_is_gone(status):
-            return status.model_copy(update={"state": State.LOST})
-    return status
-
-
-def _process_is_gone(status: Status) -> bool:
-    if status.state not in UNFINISHED or status.pid is None:
-        return False
-    started = process_started(status.pid)
-    return (
-        started is None
-        or status.boot_id != boot_id()
-        or abs(started - (status.pid_started or 0)) > START_TOLERANCE_S
-    )
-
-
-def process_started(pid: int) -> float | None:
-    """Start of a living process in seconds after the boot; None where there is none."""
+def requests(paths: RunPaths) -> set[str]:
+    """What was asked of a worker and is not done yet."""
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        # Both are relative to the clock as it is now, so setting the clock changes nothing here.
-        return process.create_time() - psutil.boot_time()
-    except psutil.Error:
-        return None
-
-
-def boot_id() -> str:
-    """Names this boot of the machine; empty where the system does not tell."""
-    try:
-        return BOOT_ID.read_text().strip()
+        return set(os.listdir(paths.control)) & {CANCEL, PAUSE, LEARNING_RATE}
     except OSError:
-        return ""
+        return set()
 
 
 def wait_until_finished(run: Run, timeout_s: float) -> State:
-    """Wait for a run to end; returns its state then, or when the time is up."""
+    """Wait for a run to stop or pause; returns its state then, or when the time is up."""
     deadline = time.monotonic() + timeout_s
-    while (state := true_status(run).state) in UNFINISHED and time.monotonic() < deadline:
+    while (state := true_status(run).state) in ACTIVE and time.monotonic() < deadline:
         time.sleep(0.05)
     return state
+
+
+# Deleting ---------------------------------------------------------------------------------------
+
+
+def delete(run: Run) -> None:
+    """Move a run into the trash of its root, from where `restore` brings it back.
+
+    Raises:
+        StoreError: a process is working on it, or the root cannot be written.
+    """
+    root = run.paths.directory.parent
+    with _changing(run) as status:
+        if has_process(status):
+            raise StoreError(f"{run.run_id} is {status.state}; cancel it before deleting it")
+        target = _trash(root) / run.run_id
+        try:
+            target.parent.mkdir(exist_ok=True)
+            os.rename(run.paths.directory, target)
+            os.utime(target)  # its age in the trash counts from here
+        except OSError as error:
+            raise StoreError(cannot_write(root, error)) from error
+    empty_trash(root, TRASH_DAYS)
+
+
+def restore(root: Path, run_id: str) -> Run:
+    """Bring a deleted run back. Raises StoreError where it is not in the trash."""
+    with locked(root):
+        run_directory(_trash(root), run_id)  # checks the id
+        try:
+            os.rename(_trash(root) / run_id, root / run_id)
+        except OSError as error:
+            raise StoreError(cannot_write(root, error)) from error
+    return open_run(root / run_id)
+
+
+def deleted(root: Path) -> list[str]:
+    """Ids of the runs in the trash, the one deleted last first."""
+    trash = _trash(root)
+    with contextlib.suppress(OSError):
+        entries = [e for e in os.scandir(trash) if RUN_ID.fullmatch(e.name) and not e.is_symlink()]
+        return [e.name for e in sorted(entries, key=lambda e: e.stat().st_mtime, reverse=True)]
+    return []
+
+
+def empty_trash(root: Path, older_than_days: float = 0) -> int:
+    """Remove deleted runs for good. Returns how many."""
+    limit = time.time() - older_than_days * 24 * 3600
+    removed = 0
+    for run_id in deleted(root):
+        directory = _trash(root) / run_id
+        with contextlib.suppress(OSError):
+            if directory.stat().st_mtime <= limit:
+                shutil.rmtree(directory)
+                removed += 1
+    return removed
+
+
+def _trash(root: Path) -> Path:
+    return root / ".trash"
+
+
+# Changing ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _changing(run: Run) -> Any:
+    """The root's lock, with the run's true status."""
+    with locked(run.paths.directory.parent):
+        if not run.paths.config.is_file():
+            raise StoreError(f"{run.run_id} is not there any more")
+        yield true_status(run)
+
+
+def _settle(run: Run, status: Status, state: State, **changes: Any) -> None:
+    """Set the status of a run without a process; the root's lock is held."""
+    values = {
+        "state": state,
+        "pid": None,
+        "pid_started": None,
+        "steps_per_s": None,
+        "eta_s": None,
+        "updated_at": time.time(),
+        **changes,
+    }
+    try:
+        write_status(run.paths, status.model_copy(update=values), durable=True)
+    except OSError as error:
+        raise StoreError(cannot_write(run.paths.directory.parent, error)) from error
+
+
+def _request(run: Run, name: str, content: str = "") -> None:
+    try:
+        run.paths.control.mkdir(exist_ok=True)
+        write_aside(run.paths.control / name, content)
+    except OSError as error:
+        raise StoreError(cannot_write(run.paths.directory.parent, error)) from error
+
+
+def _advance(run: Run) -> None:
+    queue.advance(run.paths.directory.parent)

@@ -62,4 +62,13 @@ PERCENTILES = pa.schema(
     ]
 )
 
-TABLES = {"metrics": METRICS, "percentiles": PERCENTILES}
+EVENTS = pa.schema(
+    [
+        _field("step", pa.int32(), "updates", "completed updates when it took effect"),
+        _field("name", pa.string(), "", "learning_rate: changed to value; resumed: went on here"),
+        _field("value", pa.float64(), "", "the new value; null where there is none"),
+        _field("wall_time_s", pa.float64(), "s", "seconds of training before it"),
+    ]
+)
+
+TABLES = {"metrics": METRICS, "percentiles": PERCENTILES, "events": EVENTS}

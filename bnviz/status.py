@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class State(StrEnum):
-    """States of a run. LOST is derived (`bnviz.jobs.true_status`), never stored."""
+    """States of a run. LOST is derived (`bnviz.processes.true_status`), never stored."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -22,7 +22,13 @@ class State(StrEnum):
 
 
 UNFINISHED = frozenset({State.QUEUED, State.RUNNING, State.PAUSED})
-"""States that a living process stands behind."""
+"""States from which a run goes on."""
+
+ACTIVE = frozenset({State.QUEUED, State.RUNNING})
+"""States that change without anyone's doing."""
+
+RESUMABLE = frozenset({State.PAUSED, State.LOST, State.FAILED, State.CANCELLED})
+"""States from which a run goes on when it is resumed."""
 
 
 class RunError(BaseModel):
@@ -36,8 +42,10 @@ class RunError(BaseModel):
 class Status(BaseModel):
     """Times are seconds since the epoch (UTC); `steps_per_s` is a recent rate.
 
-    `pid_started` is the start of the process in seconds after the boot named by `boot_id`, which no
-    change of the clock alters.
+    A QUEUED run without `pid` waits for a free slot; with one, it is starting. `pid_started` is the
+    start of the process in seconds after the boot named by `boot_id`, which no change of the clock
+    alters. `reason` says why a run was paused by something else than a request, or is LOST for
+    another reason than a process being gone.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -52,10 +60,12 @@ class Status(BaseModel):
     pid_started: float | None = None
     boot_id: str = ""
     submitted_at: float
+    queued_at: float | None = None
     started_at: float | None = None
     updated_at: float
     finished_at: float | None = None
     summary: dict[str, Any] = {}
+    reason: str | None = None
     error: RunError | None = None
 
     @property

@@ -1,9 +1,4 @@
-"""Run directories: their files, writing a trace into them and reading it while it grows.
-
-Tables are written as immutable Parquet parts, `part-<first>-<last>.parquet`, numbered in the order
-of writing. Merging replaces parts by one that carries their whole range in its name, so a reader
-that meets both ignores the ones that are covered and never counts a row twice.
-"""
+"""Run directories: their names, their files, and reading them while they grow."""
 
 from __future__ import annotations
 
@@ -13,30 +8,22 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from bnviz.config import ConfigError, RunConfig
-from bnviz.schema import GRID_COLUMNS, METRICS, PERCENTILES, SCHEMA_VERSION, TABLES
+from bnviz.files import write_aside
+from bnviz.parts import DAMAGED, SORT_KEYS, live_parts, read_part
+from bnviz.schema import GRID_COLUMNS, PERCENTILES, SCHEMA_VERSION, TABLES
 from bnviz.status import Status
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9]+(-[a-z0-9]+)*")
-SORT_KEYS = {"metrics": ["step", "split"], "percentiles": ["layer", "unit", "step"]}
-
-MERGE_AFTER_PARTS = 64
-"""Parts gathered before they are merged. Opening a part costs a reader about 0.3 ms, so this many
-stay well under one tick of the page."""
-
-ROW_GROUP_ROWS = 8_192
-"""Rows of a row group. Small, so that reading one unit of a merged file touches few of them."""
 
 
 class StoreError(RuntimeError):
@@ -52,6 +39,8 @@ class RunPaths:
         self.status = directory / "status.json"
         self.control = directory / "control"
         self.log = directory / "log.txt"
+        self.checkpoint = directory / "checkpoint.pt"
+        self.reserve = directory / ".reserve"
 
     def table(self, name: str) -> Path:
         return self.directory / name
@@ -80,16 +69,9 @@ def run_directory(root: Path, run_id: str) -> Path:
             "(`python -m bnviz list` shows them)"
         )
     directory = root / run_id
-    if not RunPaths(directory).config.is_file():
+    if directory.is_symlink() or not RunPaths(directory).config.is_file():
         raise StoreError(f"there is no run {run_id} in {root}; `python -m bnviz list` shows them")
     return directory
-
-
-def write_aside(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, never a part of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(aside, path)
 
 
 def write_config(paths: RunPaths, config: RunConfig) -> None:
@@ -109,129 +91,8 @@ def _check_schema_version(config_json: str) -> None:
         )
 
 
-def write_status(paths: RunPaths, status: Status) -> None:
-    write_aside(paths.status, status.model_dump_json(indent=2) + "\n")
-
-
-# Parts ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, order=True)
-class Part:
-    """A Parquet file that holds what was written in the flushes `first` to `last`."""
-
-    first: int
-    last: int
-    path: Path
-
-    def covers(self, other: Part) -> bool:
-        return self != other and self.first <= other.first and other.last <= self.last
-
-
-def list_parts(folder: Path) -> list[Part]:
-    """All parts in order of writing, covered ones included. A folder that is not there has none."""
-    pattern = re.compile(r"part-(\d{6,})-(\d{6,})\.parquet")
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    matches = [match for name in names if (match := pattern.fullmatch(name))]
-    return sorted(Part(int(m[1]), int(m[2]), folder / m[0]) for m in matches)
-
-
-def live_parts(folder: Path) -> list[Part]:
-    """The parts that together hold every row once."""
-    parts = list_parts(folder)
-    return [part for part in parts if not any(other.covers(part) for other in parts)]
-
-
-def _write_part(folder: Path, first: int, last: int, table: pa.Table) -> None:
-    name = f"part-{first:06d}-{last:06d}.parquet"
-    aside = folder / f".{name}"
-    pq.write_table(table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS)
-    os.replace(aside, folder / name)
-
-
-def merge_parts(folder: Path, parts: Sequence[Part]) -> None:
-    """Merge consecutive parts into one sorted file, then delete them."""
-    if len(parts) < 2:
-        return
-    tables = [pq.read_table(part.path, partitioning=None) for part in parts]
-    keys = [(key, "ascending") for key in SORT_KEYS[folder.name]]
-    merged = pa.concat_tables(tables).sort_by(keys)
-    _write_part(folder, parts[0].first, parts[-1].last, merged)
-    for part in parts:
-        part.path.unlink(missing_ok=True)
-
-
-class TraceWriter:
-    """Appends rows to a run's tables. What `flush` has returned from survives anything.
-
-    Rows are given as plain values; `bnviz.training` records have the same attribute names.
-    """
-
-    def __init__(self, paths: RunPaths) -> None:
-        self._folders = {name: paths.table(name) for name in TABLES}
-        for folder in self._folders.values():
-            folder.mkdir(exist_ok=True)
-        self._metrics: list[dict[str, Any]] = []
-        self._percentiles: dict[str, list[tuple[int, np.ndarray]]] = {}
-        self._unmerged: dict[str, list[Part]] = {name: [] for name in TABLES}
-        self._next = dict.fromkeys(TABLES, 1)
-
-    def add_metrics(self, **row: Any) -> None:
-        """One row of the metrics table, by column name."""
-        self._metrics.append(row)
-
-    def add_percentiles(
-        self, step: int, layer: str, mean: np.ndarray, std: np.ndarray, grid: np.ndarray
-    ) -> None:
-        """All units of a layer at a step: mean and std (units,), grid (units, len(GRID))."""
-        values = np.column_stack([mean, std, grid]).astype(np.float32)  # (units, 2 + grid)
-        self._percentiles.setdefault(layer, []).append((step, values))
-
-    def flush(self) -> None:
-        """Write what was added since the last flush as one part of each table."""
-        # Forgotten only when written: where a disk is full, a later flush may succeed.
-        if self._metrics:
-            self._append("metrics", pa.Table.from_pylist(self._metrics, schema=METRICS))
-            self._metrics = []
-        if self._percentiles:
-            tables = [_layer_table(*item) for item in sorted(self._percentiles.items())]
-            self._append("percentiles", pa.concat_tables(tables))
-            self._percentiles = {}
-
-    def merge(self) -> None:
-        """Merge each table into one file, at the end of a run."""
-        self.flush()
-        for folder in self._folders.values():
-            merge_parts(folder, live_parts(folder))
-
-    def _append(self, name: str, table: pa.Table) -> None:
-        folder, number = self._folders[name], self._next[name]
-        _write_part(folder, number, number, table)
-        self._next[name] = number + 1
-        unmerged = self._unmerged[name]
-        unmerged.append(Part(number, number, folder / f"part-{number:06d}-{number:06d}.parquet"))
-        if len(unmerged) == MERGE_AFTER_PARTS:
-            merge_parts(folder, unmerged)
-            unmerged.clear()
-
-
-def _layer_table(layer: str, records: list[tuple[int, np.ndarray]]) -> pa.Table:
-    steps = np.array([step for step, _ in records], dtype=np.int32)
-    values = np.stack([values for _, values in records], axis=1)  # (units, records, columns)
-    units, count, columns = values.shape
-    arrays = [
-        pa.array(np.tile(steps, units)),
-        pa.array(np.full(units * count, layer, dtype=object), type=pa.string()),
-        pa.array(np.repeat(np.arange(units, dtype=np.int32), count)),
-        *(pa.array(values[:, :, column].ravel()) for column in range(columns)),
-    ]
-    return pa.Table.from_arrays(arrays, schema=PERCENTILES)
-
-
-# Reading ----------------------------------------------------------------------------------------
+def write_status(paths: RunPaths, status: Status, *, durable: bool = False) -> None:
+    write_aside(paths.status, status.model_dump_json(indent=2) + "\n", durable=durable)
 
 
 class Run:
@@ -266,7 +127,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """As stored now (see `bnviz.jobs.true_status` for LOST). Raises StoreError."""
+        """As stored now (see `bnviz.processes.true_status` for LOST). Raises StoreError."""
         try:
             return Status.model_validate_json(self.paths.status.read_bytes())
         except OSError as error:
@@ -282,6 +143,10 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """The metrics table, sorted by step."""
         return self._read("metrics", None).to_pandas()
+
+    def events(self) -> pd.DataFrame:
+        """The events table, sorted by step."""
+        return self._read("events", None).to_pandas()
 
     def percentiles(
         self,
@@ -343,7 +208,7 @@ class Run:
                     if path in tables or path in vanished:
                         continue
                     try:
-                        table = known[path] if path in known else self._read_part(path, filters)
+                        table = known[path] if path in known else self._read_or_note(path, filters)
                         tables[path] = table
                     except FileNotFoundError:
                         vanished.add(path)
@@ -358,15 +223,14 @@ class Run:
         keys = [(key, "ascending") for key in SORT_KEYS[name]]
         return pa.concat_tables(tables.values()).sort_by(keys)
 
-    def _read_part(self, path: Path, filters: list[tuple[str, str, Any]] | None) -> pa.Table:
-        schema = TABLES[path.parent.name]
+    def _read_or_note(self, path: Path, filters: list[tuple[str, str, Any]] | None) -> pa.Table:
         try:
-            return pq.read_table(path, filters=filters, partitioning=None).cast(schema)
+            return read_part(path, filters)
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, pa.ArrowException):
+        except DAMAGED:
             self.damaged.add(path)
-            return schema.empty_table()
+            return TABLES[path.parent.name].empty_table()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -384,11 +248,12 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 def list_run_ids(root: Path) -> list[str]:
     """Ids of the runs in a root, newest first. Anything else in there is passed over."""
     try:
-        names = os.listdir(root)
+        with os.scandir(root) as entries:
+            # A link may lead anywhere, so it is none of our runs.
+            names = [e.name for e in entries if RUN_ID.fullmatch(e.name) and not e.is_symlink()]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    ids = [n for n in names if RUN_ID.fullmatch(n) and RunPaths(root / n).status.is_file()]
-    return sorted(ids, reverse=True)
+    return sorted((n for n in names if os.path.isfile(f"{root}/{n}/config.json")), reverse=True)
 
 
 assert PERCENTILES.names[5:] == list(GRID_COLUMNS)

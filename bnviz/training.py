@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,42 +121,101 @@ class Trainer:
             torch.from_numpy(chosen[: config.trace.probe_size]).to(self.device)
         ]  # (probe_size, inputs)
         self.step = 0
+        self.planned_rates: dict[int, float] = {}
+        """Step to the learning rate that is set when that many updates are completed."""
+        steps = config.training.steps
+        self._trace_at = set(dense_at_start(steps, config.trace.records))
+        self._evaluate_at = set(dense_at_start(steps, config.training.evaluations))
+        # Losses since the last train record, at `_recorded_at`. They stay on the device until a
+        # record is due, so that a step never waits for one.
+        self._recorded_at = 0
+        longest = _longest_gap(self._trace_at | self._evaluate_at | {0, steps})
+        self._losses = torch.zeros(longest, device=self.device)
+        self._seconds = 0.0  # of training, before `records` was called
+        self._began: float | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        """Takes effect with the next update."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def state(self) -> dict[str, Any]:
+        """All that going on from here needs. The order of the data is a function of the seed and
+        the step, so it needs nothing more."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "recorded_at": self._recorded_at,
+            "losses": self._recent_losses(),
+            "seconds": self.seconds,
+            "cpu_random": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Stand where `state` was taken; `records` goes on from there."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self._recorded_at = state["recorded_at"]
+        self._recent_losses().copy_(state["losses"])
+        self._seconds = state["seconds"]
+        torch.set_rng_state(state["cpu_random"])
+        if "cuda_random" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+
+    def _recent_losses(self) -> torch.Tensor:
+        return self._losses[: self.step - self._recorded_at]  # (updates since the last record,)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        running = time.perf_counter() - self._began if self._began is not None else 0.0
+        return self._seconds + running
 
     def records(self) -> Iterator[Record]:
-        """Train from `step` to the end of the run. See `train`."""
+        """Train from `step` to the end of the run. See `train`.
+
+        What is due at `step` itself is recorded, also where `restore` has brought us there.
+        """
         steps = self.config.training.steps
-        trace_at = set(dense_at_start(steps, self.config.trace.records))
-        evaluate_at = set(dense_at_start(steps, self.config.training.evaluations))
-        # Losses stay on the device until a record is due, so that a step never waits for one.
-        since, longest = self.step, _longest_gap(trace_at | evaluate_at | {0, steps})
-        losses = torch.zeros(longest, device=self.device)
-        began = last_sign = time.perf_counter()
+        self._began = last_sign = time.perf_counter()
         self.model.train()
         while True:
-            recording = self.step in trace_at or self.step in evaluate_at or self.step == steps
+            if self.step in self.planned_rates:
+                self.learning_rate = self.planned_rates[self.step]
+            tracing, evaluating = self.step in self._trace_at, self.step in self._evaluate_at
+            recording = tracing or evaluating or self.step == steps
             if recording:
-                recent = losses[: self.step - since]
-                if diverged := self._divergence(recent, since):
+                recent = self._recent_losses()
+                if diverged := self._divergence(recent):
                     yield diverged
                     return
-                if self.step > since:
-                    loss = float(recent.mean())
-                    yield self._metrics("train", loss, None, began)
-                since = self.step
-                if self.step in trace_at:
+                if len(recent):
+                    yield self._metrics("train", float(recent.mean()), None)
+                self._recorded_at = self.step
+                if tracing:
                     yield from self.observe()
-                if self.step in evaluate_at:
+                if evaluating:
                     loss, accuracy = evaluate(
                         self.model, self.data.test_images, self.data.test_labels
                     )
-                    yield self._metrics("test", loss, accuracy, began)
+                    yield self._metrics("test", loss, accuracy)
             if recording or time.perf_counter() - last_sign > PROGRESS_INTERVAL_S:
                 yield Progress(self.step)
                 last_sign = time.perf_counter()
             if self.step == steps:
                 return
             batch = self.batches[self.step]
-            losses[self.step - since] = train_step(
+            self._losses[self.step - self._recorded_at] = train_step(
                 self.model,
                 self.optimizer,
                 self.data.train_images[batch],
@@ -175,15 +235,13 @@ class Trainer:
                 std = values.std(axis=1, dtype=np.float64)
             yield Percentiles(self.step, layer, mean, std, percentiles(values, GRID))
 
-    def _metrics(self, split: str, loss: float, accuracy: float | None, began: float) -> Metrics:
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        wall_time_s = time.perf_counter() - began
-        return Metrics(self.step, split, loss, accuracy, learning_rate, wall_time_s)
+    def _metrics(self, split: str, loss: float, accuracy: float | None) -> Metrics:
+        return Metrics(self.step, split, loss, accuracy, self.learning_rate, self.seconds)
 
-    def _divergence(self, recent: torch.Tensor, since: int) -> Diverged | None:
+    def _divergence(self, recent: torch.Tensor) -> Diverged | None:
         bad = torch.nonzero(~torch.isfinite(recent))
         if len(bad):
-            return Diverged(since + int(bad[0]), "the training loss is not finite")
+            return Diverged(self._recorded_at + int(bad[0]), "the training loss is not finite")
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             return Diverged(self.step, "the parameters are not finite")
         return None

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bnviz.jobs import cancel_requested
-from bnviz.status import RunError, State, Status
-from bnviz.store import Run, RunPaths, TraceWriter, write_status
+from bnviz import jobs, queue
+from bnviz.config import ConfigError, RunConfig
+from bnviz.files import NO_SPACE
+from bnviz.processes import boot_id, process_started
+from bnviz.status import RunError, State
+from bnviz.store import Run, StoreError, default_root, write_status
+from bnviz.trace import TraceWriter
+
+if TYPE_CHECKING:
+    from bnviz.training import Trainer
 
 FLUSH_INTERVAL_S = 1.0
 """How long a record may exist in memory alone, and how old the page's newest point may be."""
 
 STATUS_INTERVAL_S = 0.5
+
+CHECKPOINT_INTERVAL_S = 10.0
+"""At most this much training is repeated after a kill."""
+
+CHECKPOINT_SHARE = 0.01
+"""Of a run's time at most, for checkpoints: with large networks they come less often."""
 
 RATE_WINDOW_S = 5.0
 """steps_per_s is the mean over this time: long enough to be steady, short enough to be current."""
@@ -25,77 +40,159 @@ RATE_WINDOW_S = 5.0
 NICENESS = 5
 """Below the dashboard's priority: two runs on two cores must not make the page stutter."""
 
-SUBMIT_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 30.0
+
+RESERVE_BYTES = 64 * 1024
+"""Held on the disk while a run trains, so that when the disk is full the status can still say so.
+A status takes one or two blocks."""
 
 
 def main(directory: Path) -> int:
-    """Run what is in a run directory to its end. Returns the exit status: 0 unless it failed."""
+    """Run what is in a run directory to its end. Returns the exit status: 0 after an orderly end
+    that also started the next runs in the queue."""
     os.nice(NICENESS)
-    worker = Worker(RunPaths(directory))
-    try:
-        worker.run()
-    except Exception as error:
-        traceback.print_exc()
-        worker.fail(error)
-        return 1
+    run = Run(directory)
+    if not _named_by_its_status(run):
+        print("another process was started for this run", flush=True)
+        return 0
+    worker = Worker(run, own_process=True)
+    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(ending, worker.interrupt)
+    worker.carry_out()
+    queue.advance(directory.parent)
     return 0
 
 
+def run_here(
+    config: RunConfig, root: Path | None = None, name: str = "run", *, train_on: Any = None
+) -> Run:
+    """Carry out a run in this very process, past the queue, and return it when it has ended.
+
+    It is stored, and can be watched, cancelled and paused from elsewhere, as any other run.
+
+    Args:
+        train_on: the data set (`bnviz.data.ImageData`), if it is loaded already.
+
+    Raises:
+        StoreError: the root cannot be written.
+    """
+    root = root or default_root()
+    with queue.locked(root):
+        run = Run(jobs.create(config, root, name).directory)
+        mine = {"pid": os.getpid(), "pid_started": process_started(os.getpid())}
+        write_status(run.paths, run.status.model_copy(update={**mine, "boot_id": boot_id()}))
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        Worker(run, train_on).carry_out()
+    finally:
+        torch.set_num_threads(threads)
+    return run
+
+
 class Worker:
-    """Carries out one run and keeps its status true."""
+    """Carries out one run, from its start or from its checkpoint, and keeps its status true."""
 
-    def __init__(self, paths: RunPaths) -> None:
-        self._paths = paths
-        self._status = _wait_for_submit(paths)
+    def __init__(self, run: Run, train_on: Any = None, *, own_process: bool = False) -> None:
+        self._run = run
+        self._paths = run.paths
+        self._data = train_on
+        self._interrupted = False
         self._rates: list[tuple[float, int]] = []  # (monotonic time, step) of recent reports
-        self._starting = _CancelWhileStarting(self, paths)
+        self._status = run.status.model_copy(
+            update={
+                "pid": os.getpid(),
+                "pid_started": process_started(os.getpid()),
+                "boot_id": boot_id(),
+                "updated_at": time.time(),
+            }
+        )
+        write_status(self._paths, self._status)
+        self._starting = _RequestsWhileStarting(self, own_process)
 
-    def run(self) -> None:
-        config = Run(self._paths.directory).config
+    def interrupt(self, *_: Any) -> None:
+        """Pause at the next opportunity: the system wants this process to end."""
+        self._interrupted = True
+
+    @property
+    def asked_to_stop(self) -> State | None:
+        """The state in which the run is to end, where someone asked for that."""
+        asked = jobs.requests(self._paths)
+        if jobs.CANCEL in asked:
+            return State.CANCELLED
+        return State.PAUSED if jobs.PAUSE in asked or self._interrupted else None
+
+    def carry_out(self) -> None:
+        """Train to the end, or to where the run is to stop. Errors end up in the status."""
+        try:
+            self._train()
+        except Exception as error:
+            self._starting.over()
+            if not self._paths.config.is_file():
+                print(f"the run directory is gone: {error}", flush=True)
+                return
+            traceback.print_exc()
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                self._pause_for_space(error)
+                return
+            self._fail(error)
+
+    def _train(self) -> None:
+        config = self._run.config
 
         # Loading torch and the data takes seconds, in which the run is still QUEUED.
         import torch
 
+        from bnviz import checkpoint
         from bnviz.training import Trainer
 
         torch.set_num_threads(1)  # a machine runs as many such jobs as it has cores
-        trainer = Trainer(config)
-        self._starting.over()
+        trainer = Trainer(config, self._data)
+        state = checkpoint.load(self._paths.checkpoint)
+        if state is not None:
+            trainer.restore(state)
+        # What the status tells may be newer or older than where the run goes on from.
+        summary = state["summary"] if state is not None else {}
+        self._status = self._status.model_copy(update={"summary": summary})
+        writer = TraceWriter(self._paths, from_step=trainer.step)
+        events = self._run.events()
+        changes = events[events["name"] == "learning_rate"]
+        for step, value in zip(changes["step"].tolist(), changes["value"].tolist(), strict=True):
+            if step >= trainer.step:  # after the checkpoint, so the checkpoint lacks it
+                trainer.planned_rates[step] = value
+        if trainer.step:
+            writer.add_event(
+                step=trainer.step, name="resumed", value=None, wall_time_s=trainer.seconds
+            )
+        self._paths.reserve.write_bytes(os.urandom(RESERVE_BYTES))
         device = trainer.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        self.update(state=State.RUNNING, device=name, started_at=time.time())
-        print(f"training on {name} for {config.training.steps} steps", flush=True)
+        self._starting.over()
+        began = self._status.started_at or time.time()
+        self.update(state=State.RUNNING, device=name, started_at=began, step=trainer.step)
+        print(f"training on {name} from step {trainer.step}", flush=True)
 
-        writer = TraceWriter(self._paths)
         try:
-            end = self._record(trainer.records(), writer)
-        finally:
-            writer.flush()  # also after an error: what was recorded is kept
-        if end is not State.CANCELLED:
+            end = self._record(trainer, writer)
+        except Exception:
+            with contextlib.suppress(OSError):
+                writer.flush()  # also after an error: what was recorded is kept
+            raise
+        writer.flush()
+        if end is not State.DIVERGED:
+            self._save(trainer)
+        if end in (State.COMPLETED, State.DIVERGED):
             writer.merge()
         self.finish(end)
 
-    def fail(self, error: Exception) -> None:
-        """End as FAILED, with the traceback of the exception being handled."""
-        self._starting.over()
-        what = RunError(
-            type=type(error).__name__, message=str(error), traceback=traceback.format_exc()
-        )
-        self.finish(State.FAILED, error=what)
-
-    def finish(self, state: State, **changes: Any) -> None:
-        self.update(state=state, steps_per_s=None, eta_s=None, finished_at=time.time(), **changes)
-        print(f"{state} at step {self._status.step}: {self._status.summary}", flush=True)
-
-    def update(self, **changes: Any) -> None:
-        self._status = self._status.model_copy(update={**changes, "updated_at": time.time()})
-        write_status(self._paths, self._status)
-
-    def _record(self, records: Any, writer: TraceWriter) -> State:
+    def _record(self, trainer: Trainer, writer: TraceWriter) -> State:
+        """Put all that training yields where it belongs; returns the state in which it ends."""
         from bnviz.training import Diverged, Metrics, Percentiles
 
         flushed = reported = 0.0  # so the first point is on the page at once
-        for record in records:
+        saved, wait = time.monotonic(), CHECKPOINT_INTERVAL_S
+        for record in trainer.records():
             if isinstance(record, Percentiles):
                 writer.add_percentiles(**vars(record))
                 continue
@@ -104,20 +201,88 @@ class Worker:
                 self._summarize(record)
                 continue
             if isinstance(record, Diverged):
-                self._summarize_divergence(record)
+                self._status = self._status.model_copy(update={"step": record.step})
+                self._extend_summary(diverged_at=record.step, reason=record.reason)
                 return State.DIVERGED
             # Progress comes after the records of a step and at least every tenth of a second.
             self._status = self._status.model_copy(update={"step": record.step})
-            if cancel_requested(self._paths):
-                return State.CANCELLED
+            if (asked := self._answer(trainer, writer)) is not None:
+                return asked
             now = time.monotonic()
             if now - flushed > FLUSH_INTERVAL_S:
                 writer.flush()
                 flushed = now
+            if now - saved > wait:
+                writer.flush()  # first, so that all before the checkpoint is in the tables
+                self._save(trainer)
+                saved = time.monotonic()
+                wait = max(CHECKPOINT_INTERVAL_S, (saved - now) / CHECKPOINT_SHARE)
             if now - reported > STATUS_INTERVAL_S:
                 self._report(now)
                 reported = now
         return State.COMPLETED
+
+    def _save(self, trainer: Trainer) -> None:
+        from bnviz import checkpoint
+
+        state = {**trainer.state(), "summary": self._status.summary}
+        checkpoint.save(self._paths.checkpoint, state)
+
+    def _answer(self, trainer: Trainer, writer: TraceWriter) -> State | None:
+        """Do what was asked of this run; returns a state where it is to end."""
+        asked = jobs.requests(self._paths)
+        if jobs.LEARNING_RATE in asked and trainer.step >= writer.recorded_to:
+            self._change_learning_rate(trainer, writer)
+        return self.asked_to_stop
+
+    def _change_learning_rate(self, trainer: Trainer, writer: TraceWriter) -> None:
+        request = self._paths.control / jobs.LEARNING_RATE
+        try:
+            value = float(request.read_text(encoding="utf-8"))
+            self._run.config.replace({"optimizer.learning_rate": value})
+        except (OSError, ValueError, ConfigError) as error:
+            print(f"not a learning rate: {error}", flush=True)
+        else:
+            # On the disk before it takes effect, so that a continued run repeats it there.
+            writer.add_event(
+                step=trainer.step, name="learning_rate", value=value, wall_time_s=trainer.seconds
+            )
+            writer.flush()
+            trainer.learning_rate = value
+            print(f"learning rate {value} from step {trainer.step} on", flush=True)
+        request.unlink(missing_ok=True)
+
+    # Status -------------------------------------------------------------------------------------
+
+    def finish(self, state: State, **changes: Any) -> None:
+        with contextlib.suppress(OSError):
+            self._paths.reserve.unlink(missing_ok=True)
+        ended: dict[str, Any] = {"finished_at": time.time()}
+        if state is State.PAUSED:
+            ended = {"pid": None}
+            if self._interrupted:
+                ended["reason"] = "the system asked its process to end"
+        self.update(durable=True, state=state, steps_per_s=None, eta_s=None, **{**ended, **changes})
+        print(f"{state} at step {self._status.step}: {self._status.summary}", flush=True)
+
+    def update(self, durable: bool = False, **changes: Any) -> None:
+        self._status = self._status.model_copy(update={**changes, "updated_at": time.time()})
+        write_status(self._paths, self._status, durable=durable)
+
+    def _pause_for_space(self, error: OSError) -> None:
+        """The tables and checkpoint on the disk are whole, and what they lack comes again when the
+        run goes on from there."""
+        reason = f"{os.strerror(error.errno or 0)}: make space, then resume"
+        with contextlib.suppress(OSError):  # then it is LOST, and can be resumed just the same
+            self.finish(State.PAUSED, reason=reason)
+
+    def _fail(self, error: Exception) -> None:
+        """End as FAILED, with the traceback of the exception being handled."""
+        what = RunError(
+            type=type(error).__name__, message=_in_words(error), traceback=traceback.format_exc()
+        )
+        with contextlib.suppress(OSError):
+            self.finish(State.FAILED, error=what)
 
     def _report(self, now: float) -> None:
         step = self._status.step
@@ -136,10 +301,6 @@ class Worker:
             test_loss=record.loss, test_accuracy=record.accuracy, best_test_accuracy=best
         )
 
-    def _summarize_divergence(self, record: Any) -> None:
-        self._status = self._status.model_copy(update={"step": record.step})
-        self._extend_summary(diverged_at=record.step, reason=record.reason)
-
     def _extend_summary(self, **values: Any) -> None:
         # A non-finite number is not valid JSON; its place is the tables.
         finite = {k: v for k, v in values.items() if not isinstance(v, float) or abs(v) < 1e38}
@@ -147,41 +308,60 @@ class Worker:
         self._status = self._status.model_copy(update={"summary": summary})
 
 
-class _CancelWhileStarting:
-    """Ends the process when a cancel comes before training: imports cannot be interrupted."""
+class _RequestsWhileStarting:
+    """Answers requests before training begins: imports cannot be interrupted.
 
-    def __init__(self, worker: Worker, paths: RunPaths) -> None:
+    A worker process ends at once. In `run_here` the caller's process must live, so there the
+    request is answered when training begins.
+    """
+
+    def __init__(self, worker: Worker, own_process: bool) -> None:
         self._worker = worker
-        self._paths = paths
         self._lock = threading.Lock()
-        self._over = False
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._over = threading.Event()
+        if own_process:
+            threading.Thread(target=self._watch, daemon=True).start()
 
     def over(self) -> None:
-        """Training begins, or the start has failed: from here on others watch for a cancel."""
+        """Training begins, or the start has failed: from here on others watch for requests."""
         with self._lock:
-            self._over = True
+            self._over.set()
 
     def _watch(self) -> None:
-        while True:
+        while not self._over.wait(0.1):
             with self._lock:
-                if self._over:
-                    return
-                if cancel_requested(self._paths):
-                    self._worker.finish(State.CANCELLED)
-                    os._exit(0)  # nothing is recorded yet, so there is nothing to close
-            time.sleep(0.1)
+                if self._over.is_set() or (state := self._worker.asked_to_stop) is None:
+                    continue
+                # Nothing is recorded yet that would have to be closed.
+                self._worker.finish(state)
+                with contextlib.suppress(StoreError):
+                    queue.advance(self._worker._paths.directory.parent)
+                os._exit(0)
 
 
-def _wait_for_submit(paths: RunPaths) -> Status:
-    deadline = time.monotonic() + SUBMIT_TIMEOUT_S
-    while not paths.status.exists():
+def _in_words(error: Exception) -> str:
+    """What a person understands, and what to do."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"the GPU's memory is full ({error}); choose a smaller network or batch, end other "
+            "programs that use the GPU, or train on the CPU (training.device = cpu)"
+        )
+    if isinstance(error, MemoryError):
+        return "the machine's memory is full; end other programs, or choose a smaller network"
+    if isinstance(error, PermissionError):
+        return f"{error}; give this user the right to write there, then resume"
+    return str(error)
+
+
+def _named_by_its_status(run: Run) -> bool:
+    """Wait until the status names the shell that started this process; False where it names
+    another, which then trains this run."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (pid := run.status.pid) is None:
         if time.monotonic() > deadline:
-            raise SystemExit(
-                f"no {paths.status}: what started this worker ended before it was done"
-            )
+            return False
         time.sleep(0.01)
-    return Run(paths.directory).status
+    return pid == os.getppid()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bnviz import data, jobs
+from bnviz import data, jobs, processes, queue
 from bnviz.config import RunConfig
-from bnviz.store import Run, open_run
+from bnviz.store import Run, list_run_ids, open_run
 
 torch.set_num_threads(1)
 
@@ -33,27 +35,28 @@ def digits(mnist: data.ImageData) -> data.ImageData:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder for runs; what still trains in it at the end of the test is cancelled."""
+    """An empty folder for runs; what still trains in it at the end of the test is killed."""
     folder = tmp_path / "runs"
     monkeypatch.setenv("BNVIZ_ROOT", str(folder))
     yield folder
-    cancel_all(folder)
+    stop_all(folder)
 
 
-def cancel_all(folder: Path) -> None:
-    from bnviz.status import UNFINISHED
-    from bnviz.store import list_run_ids
+def stop_all(folder: Path) -> None:
+    """Leave no process behind: those that wait are held back, the others killed."""
+    runs = [open_run(folder / run_id) for run_id in list_run_ids(folder)]
 
-    for run_id in list_run_ids(folder):
-        run = open_run(folder / run_id)
-        try:
-            if jobs.true_status(run).state in UNFINISHED:
-                jobs.cancel(run)
-                jobs.wait_until_finished(run, timeout_s=20)
-        except RuntimeError:
-            continue  # a run that a test damaged on purpose
-    for worker in jobs._workers:
-        worker.wait(timeout=30)
+    def kill(run: Run) -> None:
+        if run.status.pid != os.getpid():
+            processes.kill(run.status)
+
+    for act in (jobs.pause, kill):
+        for run in runs:
+            with contextlib.suppress(RuntimeError):  # it has ended, or a test damaged it
+                if not (act is jobs.pause and processes.has_process(run.status)):
+                    act(run)
+    for guard in queue._guards:
+        guard.wait(timeout=30)
 
 
 def small(**overrides: object) -> RunConfig:

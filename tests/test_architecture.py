@@ -22,7 +22,13 @@ LEVELS = {
     "bnviz.models.mlp": 1,
     "bnviz.probe": 1,
     "bnviz.training": 1,
+    "bnviz.files": 0,
+    "bnviz.checkpoint": 1,
+    "bnviz.parts": 2,
     "bnviz.store": 2,
+    "bnviz.trace": 2,
+    "bnviz.processes": 2,
+    "bnviz.queue": 2,
     "bnviz.jobs": 2,
     "bnviz.worker": 3,
     "bnviz.captions": 3,
@@ -124,7 +130,10 @@ def test_nothing_is_unpickled_or_evaluated():
     for name, path in FILES.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        assert not called & {"eval", "exec", "pickle.load", "pickle.loads", "torch.load"}, name
+        assert not called & {"eval", "exec", "pickle.load", "pickle.loads"}, name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in ast.unparse(node), name
         assert "pickle" not in packages(name)
 
 

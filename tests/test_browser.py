@@ -2,7 +2,9 @@
 them. A missing browser fails these tests; `make test` installs one."""
 
 import io
+import json
 import re
+import socket
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import expect
 
-from bnviz import jobs
+from bnviz import processes
+from bnviz.config import RunConfig
 from bnviz.status import State
 from bnviz.store import list_run_ids, open_run
 
-from .conftest import cancel_all
+from .conftest import stop_all
 from .dashboard import Server, chromium
 
 expect.set_options(timeout=30_000)
@@ -33,7 +36,7 @@ def server(tmp_path):
     server = Server(tmp_path / "runs")
     yield server
     server.kill()
-    cancel_all(server.root)
+    stop_all(server.root)
 
 
 @pytest.fixture
@@ -210,7 +213,7 @@ def test_reload_second_tab_and_server_restart_show_the_same_runs_still_growing(
     grown(page)
     assert sorted(list_run_ids(server.root)) == chosen
     for run_id, before in zip(chosen, steps, strict=True):
-        status = jobs.true_status(open_run(server.root / run_id))
+        status = processes.true_status(open_run(server.root / run_id))
         assert status.state is State.RUNNING
         assert status.step > before
 
@@ -254,4 +257,108 @@ def test_hostile_addresses_are_shown_as_text(page, server):
     page.goto(server.url + "?run=../../etc/passwd&run=<img src=x onerror=alert(1)>&layer=9")
     expect(page.get_by_text("The address names a run that is not here")).to_have_count(2)
     expect(page.locator("img[src=x]")).to_have_count(0)
+    assert page.complaints == []
+
+
+HOSTILE = (
+    "</code><img src=x onerror=window.owned=1><script>window.owned=1</script> "
+    "[x](javascript:alert(1)) ../../etc/passwd"
+)
+
+
+def test_what_was_written_by_hand_is_shown_as_text(page, server):
+    config = RunConfig().model_dump(mode="json")
+    failed = {"state": "FAILED", "error": dict.fromkeys(("type", "message", "traceback"), HOSTILE)}
+    statuses = {
+        "failed": failed,
+        "paused": {"state": "PAUSED", "reason": HOSTILE},
+        "diverged": {"state": "DIVERGED", "summary": {"reason": HOSTILE, "test_accuracy": HOSTILE}},
+        "strange": {"state": HOSTILE},
+        "config": {"state": "COMPLETED"},
+    }
+    for number, (name, status) in enumerate(statuses.items()):
+        directory = server.root / f"2026010{number + 1}-000000-{name}-abcdef"
+        directory.mkdir(parents=True)
+        status = {"steps": 9, "submitted_at": 1, "updated_at": 1, "device": HOSTILE, **status}
+        (directory / "status.json").write_text(json.dumps(status))
+        if name == "config":
+            config["model"]["nonlinearity"] = HOSTILE
+            config[HOSTILE] = 1
+        (directory / "config.json").write_text(json.dumps(config))
+        (directory / "log.txt").write_text(HOSTILE)
+    ids = list_run_ids(server.root)
+    assert len(ids) == 5
+    page.goto(server.url + "?run=" + "&run=".join(ids))
+    for word in ("failed", "paused", "diverged"):
+        expect(states(page, word)).to_have_count(1)
+    expect(page.get_by_text(re.compile(r"cannot read .*config.json"))).to_be_visible()
+    expect(page.get_by_text("status.json is not a status file")).to_be_visible()
+    page.get_by_text("Traceback", exact=True).click()
+    page.get_by_role("button", name="More").first.click()
+    expect(page.get_by_text("window.owned").first).to_be_visible()
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.owned") is None
+    expect(page.locator("img[src=x], a[href^=javascript]")).to_have_count(0)
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "answer"),
+    [
+        ("127.0.0.1", "http://127.0.0.1", "101"),
+        ("localhost", "http://localhost", "101"),
+        ("127.0.0.1", "http://evil.example", "403"),  # another site's page
+        ("evil.example", "http://evil.example", "403"),  # a name pointed at this machine
+    ],
+)
+def test_other_sites_cannot_control_the_dashboard(server, host, origin, answer):
+    """All control goes through the page's WebSocket."""
+    request = (
+        f"GET /_stcore/stream HTTP/1.1\r\nHost: {host}:{server.port}\r\n"
+        f"Origin: {origin}:{server.port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(request.encode())
+        assert connection.recv(100).split()[1].decode() == answer
+
+
+def test_a_run_is_paused_changed_resumed_deleted_and_brought_back(page, server):
+    [run] = [
+        run
+        for run in start_runs(page, server, "?steps=500000&bn=With")
+        if run.config.model.normalization == "batch"
+    ]
+    page.get_by_role("button", name="More").click()
+    rate = page.get_by_test_id("stPopoverBody").get_by_role("spinbutton")
+    expect(rate).to_have_value("0.15")
+    rate.fill("0.02")
+    page.wait_for_timeout(2_500)  # ticks: what is typed stays, and the popover stays open
+    expect(rate).to_have_value("0.02")
+    page.get_by_role("button", name="Set", exact=True).click()
+    mark = page.locator(".bnviz-chart .annotation", has_text="lr 0.02")
+    expect(mark).to_have_count(2)  # in the accuracy panel and in the run's own
+    [event] = run.events().itertuples()
+    assert (event.name, event.value) == ("learning_rate", 0.02)
+
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(states(page, "paused")).to_have_count(1)
+    step = run.status.step
+    assert not processes.has_process(run.status)
+    page.get_by_role("button", name="Resume", exact=True).click()
+
+    expect(states(page, "running")).to_have_count(1)
+    grown(page)
+    assert run.status.step > step
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(states(page, "cancelled")).to_have_count(1)
+
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text(f"Deleted {run.run_id}")).to_be_visible()
+    assert list_run_ids(server.root) == []
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(states(page, "cancelled")).to_have_count(1)
+    assert list_run_ids(server.root) == [run.run_id]
     assert page.complaints == []

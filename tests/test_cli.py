@@ -132,6 +132,11 @@ def test_an_empty_root_says_what_to_do(root):
         (["run", "figure1", "--set", "steps"], "write PATH=VALUE"),
         (["show", "../../etc/passwd"], "is not a run id"),
         (["show", "<script>"], "is not a run id"),
+        (["set", "20260101-000000-x-abcdef", "steps=3"], "steps: only learning_rate can be"),
+        (["set", "20260101-000000-x-abcdef", "learning_rate=fast"], "learning_rate = 'fast': must"),
+        (["restore", "../../etc"], "is not a run id"),
+        (["delete", "20260101-000000-x-abcdef"], "there is no run"),
+        (["slots", "0"], "slots = 0: must be a whole number from 1 to 1,024"),
         (["cancel", "20260101-000000-x-abcdef"], "there is no run 20260101-000000-x-abcdef"),
         (["export", "20260101-000000-x-abcdef", "--to", "/tmp/x"], "there is no run"),
     ],
@@ -150,3 +155,28 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
 def test_an_unknown_export_format_is_refused(root):
     sentence = refused("export", "x", "--to", "/tmp/x", "--format", "gif", root=root)
     assert "--format: unknown gif; choose of csv, parquet, html, png, svg, pdf" in sentence
+
+
+def test_a_run_is_controlled_from_the_command_line(root):
+    long = [*QUICK[:-6], "--set", "training.steps=1000000", "--detach"]
+    ids = bnviz("run", "figure1", *long, root=root).stdout.split()
+    run = open_run(root / ids[0])
+    deadline = time.monotonic() + 60
+    while run.status.state is not State.RUNNING:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert bnviz("set", ids[0], "learning_rate=0.03", root=root).returncode == 0
+    assert bnviz("pause", ids[0], root=root).stdout.strip() == "PAUSED"
+    assert list(run.events()["value"]) == [0.03]
+    assert bnviz("resume", ids[0], root=root).stdout.strip() == "QUEUED"
+    for run_id in ids:
+        assert bnviz("cancel", run_id, root=root).stdout.strip() == "CANCELLED"
+    [again] = bnviz("retry", ids[0], "--set", "training.steps=5", root=root).stdout.split()
+    assert open_run(root / again).config.training.steps == 5
+    assert bnviz("delete", ids[0], root=root).returncode == 0
+    assert ids[0] not in bnviz("list", root=root).stdout
+    assert bnviz("restore", ids[0], root=root).returncode == 0
+    assert ids[0] in bnviz("list", root=root).stdout
+    bnviz("delete", ids[0], root=root)
+    assert "1 removed" in bnviz("empty-trash", root=root).stderr
+    assert bnviz("slots", "3", root=root).stdout.split()[:2] == ["cpu", "3"]

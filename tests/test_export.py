@@ -8,7 +8,8 @@ import pytest
 
 from bnviz import export, store
 from bnviz.config import RunConfig
-from bnviz.store import StoreError, TraceWriter, open_run
+from bnviz.store import StoreError, open_run
+from bnviz.trace import TraceWriter
 
 GRID_SIZE = 15
 

@@ -23,7 +23,10 @@ def run_data(label="With BN", normalization="batch", records=5, best=0.95):
     )
     columns = {f"p{p}": p / 100 + steps for p in GRID}
     percentiles = pd.DataFrame({"step": steps, **columns})
-    return RunData(f"run-{label}", label, normalization, "sigmoid", 50_000, metrics, percentiles)
+    events = figures.not_started(RunConfig()).events
+    return RunData(
+        f"run-{label}", label, normalization, "sigmoid", 50_000, metrics, percentiles, events
+    )
 
 
 PLAIN = run_data("Without BN", "none")
@@ -171,3 +174,14 @@ def test_narrow_figures_have_the_same_traces():
     narrow = figure1([PLAIN, NORMALIZED], "h", "u", with_paper=True, stacked=True)
     assert [(t.name, t.xaxis) for t in wide.data] == [(t.name, t.xaxis) for t in narrow.data]
     assert narrow.layout.height > wide.layout.height
+
+
+def test_a_changed_learning_rate_is_marked_in_the_panels_of_its_run():
+    events = pd.DataFrame(
+        {"step": [3, 3], "name": ["resumed", "learning_rate"], "value": [np.nan, 0.05]}
+    )
+    changed = replace(NORMALIZED, events=events)
+    figure = figure1([PLAIN, changed], "hidden3", "unit 7")
+    marks = [(shape.x0, shape.xref) for shape in figure.layout.shapes]
+    assert marks == [(3, "x"), (3, "x3")]
+    assert titles(figure)[3:] == ["lr 0.05", "lr 0.05"]

@@ -9,10 +9,21 @@ import time
 import numpy as np
 import psutil
 import pytest
+import torch
 
-from bnviz import jobs
+from bnviz import jobs, processes, queue, worker
+from bnviz.config import ConfigError
+from bnviz.parts import live_parts
 from bnviz.status import State, Status
-from bnviz.store import Run, RunPaths, StoreError, live_parts, open_run, write_status
+from bnviz.store import (
+    Run,
+    RunPaths,
+    StoreError,
+    list_run_ids,
+    open_run,
+    write_config,
+    write_status,
+)
 from bnviz.training import Metrics, Percentiles, train
 
 from .conftest import small, submit_and_wait
@@ -79,14 +90,14 @@ def test_cancel_stops_within_two_seconds_and_keeps_what_was_recorded(root):
     assert time.monotonic() - asked < 2
     assert len(run.metrics()) >= before
     assert run.metrics()["step"].max() <= run.status.step < 1_000_000
-    wait_for(lambda: jobs.process_started(pid) is None, 5)
+    wait_for(lambda: processes.process_started(pid) is None, 5)
     with pytest.raises(StoreError, match="CANCELLED, so there is nothing to cancel"):
         jobs.cancel(run)
 
 
 def test_a_run_is_cancelled_while_it_starts(root):
     run = open_run(root / jobs.submit(small(training__steps=1_000_000), root, "early"))
-    assert jobs.true_status(run).state is State.QUEUED
+    assert processes.true_status(run).state is State.QUEUED
     time.sleep(0.3)
     jobs.cancel(run)
     asked = time.monotonic()
@@ -98,7 +109,7 @@ def test_a_killed_worker_is_lost_and_its_records_are_there(root):
     run = start_long_run(root)
     before = len(run.metrics())
     os.kill(run.status.pid, signal.SIGKILL)
-    wait_for(lambda: jobs.true_status(run).state is State.LOST, 5)
+    wait_for(lambda: processes.true_status(run).state is State.LOST, 5)
     assert run.status.state is State.RUNNING  # LOST is derived, never stored
     assert len(open_run(run.paths.directory).metrics()) >= before
     with pytest.raises(StoreError, match="LOST"):
@@ -115,18 +126,18 @@ def running(tmp_path):
         submitted_at=0,
         updated_at=0,
         pid=os.getpid(),
-        pid_started=jobs.process_started(os.getpid()),
-        boot_id=jobs.boot_id(),
+        pid_started=processes.process_started(os.getpid()),
+        boot_id=processes.boot_id(),
     )
     write_status(paths, status)
     return Run(tmp_path)
 
 
 def test_a_process_that_got_the_same_pid_is_not_taken_for_the_worker(running):
-    assert jobs.true_status(running).state is State.RUNNING
+    assert processes.true_status(running).state is State.RUNNING
     for changed in ({"pid_started": running.status.pid_started - 60}, {"boot_id": "another"}):
         write_status(running.paths, running.status.model_copy(update=changed))
-        assert jobs.true_status(running).state is State.LOST
+        assert processes.true_status(running).state is State.LOST
 
 
 def test_setting_the_clock_loses_no_run(running, monkeypatch):
@@ -135,7 +146,7 @@ def test_setting_the_clock_loses_no_run(running, monkeypatch):
     monkeypatch.setattr(psutil, "boot_time", lambda: boot_time + 3600)
     monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + 3600)
     assert psutil.Process().create_time() > time.time()
-    assert jobs.true_status(running).state is State.RUNNING
+    assert processes.true_status(running).state is State.RUNNING
 
 
 def test_a_run_that_ends_while_it_is_looked_at_is_not_lost(running, monkeypatch):
@@ -143,8 +154,8 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_lost(running, monkeypatch)
         finished = running.status.model_copy(update={"state": State.COMPLETED})
         write_status(running.paths, finished)
 
-    monkeypatch.setattr(jobs, "process_started", ended_meanwhile)
-    assert jobs.true_status(running).state is State.COMPLETED
+    monkeypatch.setattr(processes, "process_started", ended_meanwhile)
+    assert processes.true_status(running).state is State.COMPLETED
 
 
 def test_a_diverging_run_ends_as_diverged_at_its_step(root):
@@ -170,6 +181,29 @@ def test_an_exception_ends_as_failed_with_its_traceback(root):
     assert "model.depth" in run.paths.log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "the GPU's memory is full"),
+        (MemoryError(), "the machine's memory is full; end other programs"),
+    ],
+)
+def test_a_full_memory_fails_in_words_and_can_be_resumed(
+    root, digits, monkeypatch, error, sentence
+):
+    def forward(network, images):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bnviz.models.mlp.MLP.forward", forward)
+        run = worker.run_here(small(training__steps=5), root, "memory", train_on=digits)
+    assert run.status.state is State.FAILED
+    assert run.status.error.message.startswith(sentence)
+    monkeypatch.setattr(queue, "_start", lambda run: worker.Worker(run, digits).carry_out())
+    jobs.resume(run)
+    assert run.status.state is State.COMPLETED
+
+
 def test_a_root_that_cannot_be_written_is_answered_in_words(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write runs to .*choose a folder"):
@@ -189,15 +223,102 @@ def test_a_start_that_fails_leaves_nothing_behind(root, monkeypatch):
     def refuse(*arguments, **options):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(jobs.subprocess, "Popen", refuse)
-    with pytest.raises(StoreError, match="cannot start a process"):
-        jobs.submit(small(), root, "x")
-    monkeypatch.undo()
-
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(28, "full")
 
-    monkeypatch.setattr(jobs, "write_status", full)
-    with pytest.raises(StoreError, match=r"cannot write runs to .*: full"):
-        jobs.submit(small(), root, "x")
-    assert list(root.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(queue.subprocess, "Popen", refuse)
+        with pytest.raises(StoreError, match=r"cannot start .*: Resource temporarily unavailable"):
+            jobs.submit(small(), root, "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "write_config", full)
+        with pytest.raises(StoreError, match=r"cannot write runs to .*: full"):
+            jobs.submit(small(), root, "x")
+    assert list_run_ids(root) == []
+
+
+def test_a_run_in_this_process_is_stored_as_any_other(root, digits):
+    seen = worker.run_here(small(training__steps=30), root, "here", train_on=digits)
+    assert seen.status.state is State.COMPLETED
+    assert seen.metrics()["step"].max() == 30
+    assert seen.status.pid == os.getpid()
+    again = worker.run_here(small(training__steps=30), root, "here", train_on=digits)
+    assert list(again.metrics()["loss"]) == list(seen.metrics()["loss"])
+
+
+def test_retry_and_a_changed_clone_are_new_runs(root, digits, monkeypatch):
+    monkeypatch.setattr(queue, "_start", lambda run: None)
+    run = worker.run_here(small(training__steps=5), root, "first", train_on=digits)
+    again = open_run(root / jobs.retry(run))
+    assert again.config == run.config
+    assert again.run_id != run.run_id
+    assert again.run_id[16:].startswith("first-")
+    changed = open_run(root / jobs.retry(run, {"optimizer.learning_rate": 0.5}))
+    assert changed.config.differences()["optimizer.learning_rate"] == 0.5
+    with pytest.raises(ConfigError, match="must be a number above 0"):
+        jobs.retry(run, {"optimizer.learning_rate": -1})
+
+
+def test_deleted_runs_come_back_until_the_trash_is_emptied(root, digits):
+    run = worker.run_here(small(training__steps=5), root, "gone", train_on=digits)
+    rows = len(run.metrics())
+    jobs.delete(run)
+    assert list_run_ids(root) == []
+    assert jobs.deleted(root) == [run.run_id]
+    with pytest.raises(StoreError, match="not there any more"):
+        jobs.delete(run)
+    restored = jobs.restore(root, run.run_id)
+    assert len(restored.metrics()) == rows
+    assert jobs.deleted(root) == []
+    jobs.delete(restored)
+    assert jobs.empty_trash(root, older_than_days=1) == 0
+    old = time.time() - jobs.TRASH_DAYS * 24 * 3600 - 1
+    os.utime(root / ".trash" / run.run_id, (old, old))
+    other = worker.run_here(small(training__steps=5), root, "other", train_on=digits)
+    jobs.delete(other)  # what is too old goes for good
+    assert jobs.deleted(root) == [other.run_id]
+    assert jobs.empty_trash(root) == 1
+    with pytest.raises(StoreError, match="there is no run"):
+        jobs.restore(root, other.run_id)
+    with pytest.raises(StoreError, match="is not a run id"):
+        jobs.restore(root, "../../etc")
+
+
+def test_the_trash_follows_no_link(root, tmp_path):
+    (root / ".trash").mkdir(parents=True)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    (root / ".trash" / "20260101-000000-x-abcdef").symlink_to(precious)
+    assert jobs.empty_trash(root) == 0
+    assert (precious / "file").exists()
+
+
+def test_what_cannot_be_done_is_said_in_words(root, digits):
+    run = worker.run_here(small(training__steps=5), root, "done", train_on=digits)
+    for action, sentence in (
+        (jobs.cancel, "COMPLETED, so there is nothing to cancel"),
+        (jobs.pause, "COMPLETED, so there is nothing to pause"),
+        (jobs.resume, "COMPLETED, so it cannot be resumed; retry starts it anew"),
+    ):
+        with pytest.raises(StoreError, match=sentence):
+            action(run)
+    with pytest.raises(StoreError, match="the learning rate of a running run can be changed"):
+        jobs.set_learning_rate(run, 0.5)
+    with pytest.raises(ConfigError, match="must be a number above 0"):
+        jobs.set_learning_rate(run, -0.5)
+
+
+def test_a_running_run_is_not_deleted(running):
+    write_config(running.paths, small())
+    with pytest.raises(StoreError, match="cancel it before deleting"):
+        jobs.delete(running)
+    assert running.paths.status.exists()
+
+
+def test_a_run_whose_status_is_damaged_can_be_resumed(root, digits, monkeypatch):
+    monkeypatch.setattr(queue, "_start", lambda run: None)
+    run = worker.run_here(small(training__steps=5), root, "damaged", train_on=digits)
+    run.paths.status.write_text("garbage")
+    jobs.resume(run)
+    assert (run.status.state, run.status.steps, run.status.pid) == (State.QUEUED, 5, None)

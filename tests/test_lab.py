@@ -2,17 +2,19 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from bnviz import jobs, store
+from bnviz import jobs, processes, queue, store
 from bnviz.config import RunConfig
 from bnviz.schema import GRID
 from bnviz.status import RunError, State, Status
-from bnviz.store import RunPaths, TraceWriter
+from bnviz.store import RunPaths
+from bnviz.trace import TraceWriter
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
 
@@ -63,8 +65,13 @@ def recorded(root, number, kind, state=State.COMPLETED, records=3, hidden=(3, 5)
 
 
 def alive():
-    pid = os.getpid()
-    return {"pid": pid, "pid_started": jobs.process_started(pid), "boot_id": jobs.boot_id()}
+    pid, now = os.getpid(), time.time()
+    return {
+        "pid": pid,
+        "pid_started": processes.process_started(pid),
+        "boot_id": processes.boot_id(),
+        "updated_at": now,
+    }
 
 
 def chart(app):
@@ -130,6 +137,7 @@ def test_starting_running_and_cancel(page, root):
     row = json.dumps([e.proto.text for e in app.main.get("progress")])
     assert "1,000 steps/s" in row
     assert "50 s left" in row
+    assert "Number" not in texts(app.caption)
     app.button(key=f"cancel-{running}").click().run()
     assert (root / running / "control" / "cancel").exists()
     assert not (root / starting / "control" / "cancel").exists()
@@ -148,7 +156,8 @@ def test_failed_diverged_and_lost_runs_say_what_is_so_and_what_to_do(page, root)
     assert "OSError: <b>disk</b> full" in errors
     assert "\\<b\\>" in texts(app.error)  # shown, not rendered
     assert "log.txt" in errors
-    assert "The process of this run is gone" in errors
+    assert "its process is gone" in errors
+    assert len([b for b in app.button if b.label == "Resume"]) == 2  # a diverged run is at its end
     assert [code.value for code in app.code] == ["Traceback: line 1"]
     assert "Diverged at step 2: the loss is not finite" in texts(app.warning).replace("\\", "")
 
@@ -161,6 +170,21 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(page, root):
     assert not app.exception
     assert "config.json" in texts(app.error).replace("\\", "")
     assert len(chart(app)["layout"]["annotations"]) == 2
+    app.button(key=f"delete-{broken}").click().run()
+    assert not app.error
+    assert jobs.deleted(root) == [broken]
+
+
+def test_a_run_whose_status_is_damaged_is_shown_and_can_be_resumed(page, root, held):
+    run_id = recorded(root, 1, "batch")
+    (root / run_id / "status.json").write_text('{"state": "COMPL')
+    app = page()
+    assert not app.exception
+    assert "status.json is not a status file" in texts(app.error).replace("\\", "")
+    assert len(chart(app)["layout"]["annotations"]) == 2  # all that was recorded is there
+    app.button(key=f"go-{run_id}").click().run()
+    assert not app.error
+    assert store.open_run(root / run_id).status.state is State.QUEUED
 
 
 def test_a_run_without_records_does_not_choose_the_unit_of_the_others(page, root):
@@ -290,3 +314,121 @@ def test_a_root_that_cannot_be_written_is_answered_on_the_page(page, tmp_path, m
     app.button(key="start").click().run()
     assert not app.exception
     assert "cannot write runs to" in texts(app.error).replace("\\", "")
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Nothing is started: runs stay in the queue."""
+    monkeypatch.setattr(queue, "_start", lambda run: None)
+    monkeypatch.setattr(queue, "slots", lambda root: {"cpu": 0, "cuda": 0})
+
+
+def click(app, action, run_id):
+    app.button(key=f"{action}-{run_id}").click().run()
+    app.run()  # the rest of the page follows
+    assert not app.exception
+    return app
+
+
+def test_waiting_runs_show_their_place_and_can_be_paused_resumed_and_cancelled(page, root, held):
+    ids = [jobs.submit(RunConfig(), root, f"r{i}") for i in range(3)]
+    app = page(run=ids[2])
+    assert "Number 3 in line" in texts(app.caption)
+    click(app, "go", ids[2])
+    assert store.open_run(root / ids[2]).status.state is State.PAUSED
+    click(app, "go", ids[2])
+    assert "Number 3 in line" in texts(app.caption)
+    click(app, "cancel", ids[2])
+    assert store.open_run(root / ids[2]).status.state is State.CANCELLED
+    assert "Number" not in texts(app.caption)
+
+
+def test_a_deleted_run_comes_back_with_undo(page, root):
+    ids = [recorded(root, 1, "none"), recorded(root, 2, "batch")]
+    app = page()
+    click(app, "delete", ids[1])
+    assert store.list_run_ids(root) == [ids[0]]
+    assert f"Deleted {ids[1]}" in texts(app.info)
+    app.button(key="undo").click().run()
+    assert set(app.multiselect(key="runs").value) == set(ids)
+    assert "Deleted" not in texts(app.info)
+    click(app, "delete", ids[0])
+    app.button(key="empty_trash").click().run()
+    assert jobs.deleted(root) == []
+
+
+def test_started_again_the_new_run_is_shown_beside(page, root, held):
+    run_id = recorded(root, 1, "batch")
+    app = page()
+    click(app, "retry", run_id)
+    shown = app.multiselect(key="runs").value
+    assert shown[0] == run_id
+    assert store.open_run(root / shown[1]).config == store.open_run(root / run_id).config
+
+
+def test_settings_are_copied_to_the_controls_and_what_has_none_is_said(page, root):
+    run_id = recorded(root, 1, "none")
+    app = page()
+    app.number_input(key="lr").set_value(0.7).run()
+    click(app, "copy", run_id)
+    assert app.number_input(key="lr").value == 0.15
+    assert app.segmented_control(key="bn").value == "Without"
+    app.button(key=f"copy-{run_id}").click().run()
+    assert "model.hidden" in texts(app.error).replace("\\", "")
+
+
+def test_the_learning_rate_of_a_running_run_is_changed(page, root):
+    run_id = recorded(root, 1, "batch", State.RUNNING, **alive())
+    app = page()
+    app.number_input(key=f"rate-{run_id}").set_value(0.02)
+    app.button(key=f"set-{run_id}").click().run()
+    assert (root / run_id / "control" / "learning_rate").read_text() == "0.02"
+    app.number_input(key=f"rate-{run_id}").set_value(-1.0)
+    app.button(key=f"set-{run_id}").click().run()
+    app.run()
+    assert (root / run_id / "control" / "learning_rate").read_text() == "0.02"
+    (root / run_id / "status.json").unlink()
+
+
+def test_a_run_that_hangs_or_was_paused_by_the_system_says_so(page, root):
+    hanging = recorded(root, 1, "none", State.RUNNING, **alive() | {"updated_at": 1.0})
+    recorded(root, 2, "batch", State.PAUSED, reason="No space left on device: make space")
+    app = page()
+    warnings = texts(app.warning).replace("\\", "")
+    assert "No sign of life for" in warnings
+    assert "Paused: No space left on device: make space." in warnings
+    (root / hanging / "status.json").unlink()
+
+
+def test_more_runs_at_once_are_set_on_the_page(page, root):
+    recorded(root, 1, "none")
+    app = page()
+    app.number_input(key="slots").set_value(7).run()
+    assert queue.slots(root)["cpu"] == 7
+
+
+def test_a_dashboard_that_others_can_reach_says_so(page, monkeypatch):
+    import streamlit
+
+    assert "other machines" not in texts(page().warning)
+    original = streamlit.get_option
+    monkeypatch.setattr(
+        streamlit,
+        "get_option",
+        lambda name: "0.0.0.0" if name == "server.address" else original(name),
+    )
+    assert "can be reached from other machines" in texts(page().warning)
+
+
+def test_an_address_controls_nothing(page, root):
+    """A link that someone else made may set controls; it must not act."""
+    name = recorded(root, 1, "none", State.RUNNING, step=20, **alive())
+    before = (root / name / "status.json").read_text()
+    actions = ("cancel", "go", "retry", "delete", "set", "copy")
+    keys = ["start", "start_figure1", "undo", "empty_trash", *(f"{a}-{name}" for a in actions)]
+    app = page(**dict.fromkeys(keys, "true"), slots="9", run=name)
+    assert not app.exception
+    assert [path.name for path in root.iterdir() if path.is_dir()] == [name]
+    assert list((root / name / "control").iterdir()) == []
+    assert (root / name / "status.json").read_text() == before
+    assert not (root / ".slots").exists()

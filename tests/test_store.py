@@ -6,10 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bnviz import store
+from bnviz import parts, store, trace
 from bnviz.config import RunConfig
+from bnviz.parts import live_parts
 from bnviz.schema import GRID, METRICS, PERCENTILES
-from bnviz.store import Run, RunPaths, StoreError, TraceWriter, live_parts, new_run_id, open_run
+from bnviz.store import Run, RunPaths, StoreError, new_run_id, open_run
+from bnviz.trace import TraceWriter
 
 UNITS = 4
 LAYERS = ("hidden1", "hidden2")
@@ -90,7 +92,7 @@ def test_tables_have_the_contracts_columns_and_types(paths):
 
 
 def test_many_parts_are_merged_as_they_come(paths, monkeypatch):
-    monkeypatch.setattr(store, "MERGE_AFTER_PARTS", 4)
+    monkeypatch.setattr(trace, "MERGE_AFTER_PARTS", 4)
     writer = TraceWriter(paths)
     for step in range(10):
         write(writer, step)
@@ -150,7 +152,7 @@ def test_unchanged_parts_are_read_once(paths, monkeypatch):
     read = []
     original = pq.read_table
     monkeypatch.setattr(
-        store.pq, "read_table", lambda path, **kw: read.append(path) or original(path, **kw)
+        parts.pq, "read_table", lambda path, **kw: read.append(path) or original(path, **kw)
     )
     run.percentiles("hidden1", 0)
     assert read == []
@@ -216,9 +218,10 @@ def test_a_damaged_config_or_status_is_named(paths):
 def test_only_runs_are_listed_newest_first(tmp_path):
     for name in ("20260102-000000-b-111111", "20260101-000000-a-111111", "notes", "x; rm -rf"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "status.json").write_text("{}")
+        (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "20260103-000000-unfinished-111111").mkdir()
     (tmp_path / "20260104-000000-file-111111").write_text("")
+    (tmp_path / "20260105-000000-link-111111").symlink_to(tmp_path / "20260102-000000-b-111111")
     assert store.list_run_ids(tmp_path) == ["20260102-000000-b-111111", "20260101-000000-a-111111"]
     assert store.list_run_ids(tmp_path / "nothing") == []
     assert store.list_run_ids(tmp_path / "20260104-000000-file-111111") == []
@@ -261,7 +264,7 @@ def test_a_flush_that_failed_may_be_tried_again(paths, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.pq, "write_table", full)
+        patch.setattr(parts.pq, "write_table", full)
         with pytest.raises(OSError, match="No space"):
             writer.flush()
     writer.flush()

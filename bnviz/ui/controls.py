@@ -141,19 +141,37 @@ def _number(path: str, key: str, label: str, default: float | int) -> None:
     )
 
 
+CONTROLS = {
+    "model.nonlinearity": "nonlinearity",
+    "model.init_std": "init_std",
+    "optimizer.learning_rate": "lr",
+    "training.batch_size": "batch",
+    "training.steps": "steps",
+    "training.seed": "seed",
+    "data.input": "pixels",
+}
+"""Setting to the key of its control."""
+
+
+def load(config: RunConfig) -> list[str]:
+    """Set the controls to a run's configuration; in a callback. Returns the settings that differ
+    from the preset's and have no control."""
+    values = config.flat()
+    for path, key in CONTROLS.items():
+        st.session_state[key] = values[path]
+    st.session_state["bn"] = WITH if config.model.normalization == "batch" else WITHOUT
+    st.session_state["lr_slider"] = _nearest(values["optimizer.learning_rate"])
+    preset = presets()[st.session_state["preset"]]
+    defaults = next(iter(preset.runs.values())).flat()
+    controlled = {*CONTROLS, "model.normalization"}
+    return [path for path in values if path not in controlled and values[path] != defaults[path]]
+
+
 def read() -> Setup:
     """What the controls say now. In a callback, too: a value typed just before a click counts."""
     state = st.session_state
     preset = presets()[state["preset"]]
-    settings = {
-        "model.nonlinearity": state["nonlinearity"],
-        "model.init_std": state["init_std"],
-        "optimizer.learning_rate": state["lr"],
-        "training.batch_size": state["batch"],
-        "training.steps": state["steps"],
-        "training.seed": state["seed"],
-        "data.input": state["pixels"],
-    }
+    settings = {path: state[key] for path, key in CONTROLS.items()}
     wanted = {BOTH: ("none", "batch"), WITH: ("batch",), WITHOUT: ("none",)}[state["bn"]]
     runs, problems = {}, []
     for run_name, config in preset.runs.items():

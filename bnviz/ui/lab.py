@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import streamlit as st
 
-from bnviz import captions, export, figures, jobs, store
+from bnviz import captions, export, figures, jobs, queue, store
 from bnviz.store import Run, StoreError
 from bnviz.ui import chart, controls, runs
 from bnviz.ui.text import literal
 
 TICK_S = 1.0
+
+SETTLED_S = 10.0
+"""The page goes on ticking this long after the last run has ended. To stop, it is drawn anew in
+full, and a download clicked in that moment fails: most are clicked right at the end."""
+
 TYPICAL = "typical"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 INTRODUCTION = """
 This dashboard trains a small network on handwritten digits twice, **without** and **with batch
@@ -36,12 +42,12 @@ READING = """
 
 
 def page() -> None:
+    st.session_state.pop("refresh", None)  # all is drawn anew
     with st.sidebar:
         setup = controls.sidebar(_start)
     st.html("<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>")
     st.header("Internal covariate shift, live", anchor=False)
-    if problem := st.session_state.pop("start_problem", None):
-        st.error(literal(problem), icon=":material/block:")
+    _messages()
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         _empty(setup)
@@ -54,13 +60,79 @@ def page() -> None:
     if not layer:
         st.info("The runs chosen have no layer in common; choose others.")
         return
-    live = runs.any_unfinished(chosen)
+    live = runs.any_active(chosen)
     st.fragment(_watch, run_every=TICK_S if live else None)(chosen, layer, unit, with_paper, live)
     _export(chosen, layer, unit, with_paper)
+    _housekeeping()
     with st.expander("How to read this"):
         st.markdown(READING)
     with st.expander(f"About the preset {setup.preset.name}"):
         st.markdown(f"**{literal(setup.preset.title)}**\n\n{literal(setup.preset.why)}")
+
+
+def _messages() -> None:
+    """What the user must know before anything else."""
+    address = str(st.get_option("server.address") or "")
+    if address not in LOOPBACK:
+        st.warning(
+            "This dashboard can be reached from other machines, and whoever reaches it can start "
+            "and delete runs. To prevent that, start it with --server.address=127.0.0.1.",
+            icon=":material/public:",
+        )
+    if problem := st.session_state.pop("problem", None):
+        st.error(literal(problem), icon=":material/block:")
+    try:
+        if store.default_root().is_dir():
+            queue.advance(store.default_root())
+    except StoreError as error:
+        st.error(literal(str(error)), icon=":material/block:")
+    if (run_id := st.session_state.get("deleted")) in jobs.deleted(store.default_root()):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.info(f"Deleted {run_id}.", icon=":material/delete:")
+            st.button("Undo", key="undo", icon=":material/undo:", on_click=_undo, args=(run_id,))
+
+
+def _undo(run_id: str) -> None:
+    try:
+        jobs.restore(store.default_root(), run_id)
+        st.session_state["runs"] = [*st.session_state.get("runs", []), run_id]
+    except StoreError as error:
+        st.session_state["problem"] = str(error)
+
+
+def _housekeeping() -> None:
+    """How many runs train at once, and the trash."""
+    root = store.default_root()
+    with st.expander("Queue and trash"):
+        limits = queue.slots(root)
+        st.session_state.setdefault("slots", limits["cpu"])
+        st.number_input(
+            "Runs that train at once",
+            1,
+            queue.MAX_SLOTS,
+            key="slots",
+            width=240,
+            on_change=_set_slots,
+            help="The others wait in line. By default as many as there are CPU cores, or one on a "
+            "GPU.",
+        )
+        trash = jobs.deleted(root)
+        st.button(
+            f"Empty the trash ({len(trash)})",
+            key="empty_trash",
+            icon=":material/delete_forever:",
+            disabled=not trash,
+            on_click=jobs.empty_trash,  # type: ignore[arg-type]
+            args=(root,),
+            help=f"Deleted runs are kept for {jobs.TRASH_DAYS} days.",
+        )
+
+
+def _set_slots() -> None:
+    try:
+        queue.set_slots(store.default_root(), st.session_state["slots"])
+    except StoreError as error:
+        st.session_state["problem"] = str(error)
 
 
 def _start() -> None:
@@ -72,7 +144,7 @@ def _start() -> None:
         for name, config in setup.runs.items():
             started.append(jobs.submit(config, store.default_root(), name))
     except StoreError as error:
-        st.session_state["start_problem"] = str(error)
+        st.session_state["problem"] = str(error)
     if started:
         st.session_state["runs"] = started
 
@@ -144,11 +216,14 @@ def _choose(run_ids: list[str]) -> list[Run]:
     for run_id in selected:
         try:
             run = runs.find(run_id)
-            assert run.config  # readable?
-            jobs.true_status(run)
+        except StoreError as error:  # removed at this very moment
+            st.error(literal(str(error)), icon=":material/error:")
+            continue
+        try:
+            assert run.config
             found.append(run)
         except StoreError as error:
-            st.error(literal(str(error)), icon=":material/error:")
+            runs.unreadable(run, error)
     return sorted(found, key=lambda run: (run.config.model.normalization == "batch", run.run_id))
 
 
@@ -190,17 +265,16 @@ def _watch(chosen: list[Run], layer: str, unit: int | None, with_paper: bool, li
     """Progress and chart: drawn anew at every tick while a run is unfinished."""
     try:
         _show_runs(chosen, layer, unit, with_paper)
-        ended = live and not runs.any_unfinished(chosen)
+        ended = live and runs.quiet_for_s(chosen) > SETTLED_S
     except StoreError as error:  # damaged or removed while it is looked at
         st.error(literal(str(error)), icon=":material/error:")
         return
     if ended:
-        st.rerun()  # the last run has ended: stop ticking
+        st.rerun()  # stop ticking
 
 
 def _show_runs(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> None:
-    for run, name in zip(chosen, captions.labels(chosen), strict=True):
-        runs.progress_row(run, name)
+    runs.progress_rows(chosen, captions.labels(chosen))
     shown = unit if unit is not None else export.typical_unit_of(chosen, layer)
     if unit is None and shown is not None:
         st.caption(

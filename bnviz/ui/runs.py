@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from bnviz import jobs, store
-from bnviz.status import UNFINISHED, State, Status
+from bnviz import jobs, queue, store
+from bnviz.config import ConfigError
+from bnviz.processes import has_process, silent_for_s, true_status
+from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
 from bnviz.store import Run, StoreError
+from bnviz.ui import controls
 from bnviz.ui.text import duration, literal
 
 TOGETHER_S = 5
 """Runs submitted within this time of each other were started together."""
+
+LOG_TAIL_BYTES = 4_000
 
 LOOK = {
     State.QUEUED: ("starting", "gray", ":material/hourglass_top:"),
@@ -49,38 +55,167 @@ def latest(run_ids: Sequence[str]) -> list[str]:
     return [r for r in run_ids if abs(seconds(r) - seconds(run_ids[0])) <= TOGETHER_S]
 
 
-def any_unfinished(runs: Sequence[Run]) -> bool:
-    return any(jobs.true_status(run).state in UNFINISHED for run in runs)
+def any_active(runs: Sequence[Run]) -> bool:
+    return any(true_status(run).state in ACTIVE for run in runs)
 
 
-def progress_row(run: Run, label: str) -> None:
-    """State, progress, speed and, while there is something to cancel, the button for it."""
-    status = jobs.true_status(run)
+def quiet_for_s(runs: Sequence[Run]) -> float:
+    """Seconds since the last of these runs changed its state; 0 while one is active."""
+    statuses = [true_status(run) for run in runs]
+    if any(status.state in ACTIVE for status in statuses):
+        return 0.0
+    return time.time() - max(status.updated_at for status in statuses)
+
+
+def progress_rows(runs: Sequence[Run], names: Sequence[str]) -> None:
+    """For each run: state, progress, speed, what its state means, and what can be done."""
+    if st.session_state.pop("refresh", False):
+        st.rerun()  # drawn alone after an action that has changed more than these rows
+    statuses = [true_status(run) for run in runs]
+    places: dict[str, int] = {}
+    if any(status.state is State.QUEUED and status.pid is None for status in statuses):
+        line = queue.waiting(store.default_root())
+        places = {run.run_id: place for place, run in enumerate(line, start=1)}
+    for run, name, status in zip(runs, names, statuses, strict=True):
+        _row(run, name, status, places.get(run.run_id))
+        _explain(run, status, places.get(run.run_id))
+
+
+def _row(run: Run, name: str, status: Status, place: int | None) -> None:
     state = status.state
     word, colour, icon = LOOK[state]
+    if place is not None:
+        word = "waiting"
     with st.container(horizontal=True, vertical_alignment="center", key=f"row-{run.run_id}"):
         st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
-        text = f"**{literal(label)}** · step {status.step:,} of {status.steps:,}"
-        st.progress(min(1.0, status.step / status.steps), text=text + _details(status, state))
+        text = f"**{literal(name)}** · step {status.step:,} of {status.steps:,}"
+        st.progress(min(1.0, status.step / status.steps), text=text + _details(status))
+        asked = jobs.requests(run.paths)
+        # One key for both: a button that gives way to one of another key stays beside it until the
+        # whole tick is drawn, and a click meanwhile misses.
+        if state in ACTIVE:
+            pausing = jobs.PAUSE in asked and has_process(status)
+            _button(run, "go", "Pausing" if pausing else "Pause", jobs.pause, "pause", pausing)
+        elif state in RESUMABLE:
+            _button(run, "go", "Resume", jobs.resume, "play_arrow")
         if state in UNFINISHED:
-            asked = jobs.cancel_requested(run.paths)
-            st.button(
-                "Cancelling" if asked else "Cancel",
-                disabled=asked,
-                key=f"cancel-{run.run_id}",
-                icon=":material/stop:",
-                on_click=_cancel,
-                args=(run,),
-                help=f"Stop {run.run_id}; what it has recorded is kept.",
-            )
-    _explain(run, status, state)
+            cancelling = jobs.CANCEL in asked and has_process(status)
+            label = "Cancelling" if cancelling else "Cancel"
+            _button(run, "cancel", label, jobs.cancel, "stop", cancelling)
+        with st.popover("More", key=f"more-{run.run_id}"):
+            _more(run, status)
 
 
-def _details(status: Status, state: State) -> str:
+def _button(
+    run: Run,
+    key: str,
+    label: str,
+    action: Callable[[Run], object],
+    icon: str,
+    disabled: bool = False,
+) -> None:
+    st.button(
+        label,
+        key=f"{key}-{run.run_id}",
+        icon=f":material/{icon}:",
+        disabled=disabled,
+        on_click=_act,
+        args=(action, run),
+    )
+
+
+def _more(run: Run, status: Status) -> None:
+    if status.state is State.RUNNING:
+        _learning_rate(run)
+    _button(run, "retry", "Start again with the same settings", _retry, "replay")
+    st.button(
+        "Copy the settings to the left",
+        key=f"copy-{run.run_id}",
+        icon=":material/content_copy:",
+        on_click=_copy,
+        args=(run,),
+        help="To start it again with changes.",
+    )
+    _delete_button(run, running=has_process(status))
+    if log := _log_tail(run):
+        st.caption(f"The end of {literal(str(run.paths.log))}")
+        st.code(log, language=None, height=240 if log.count("\n") > 8 else "content")
+
+
+def _delete_button(run: Run, running: bool) -> None:
+    st.button(
+        "Delete",
+        key=f"delete-{run.run_id}",
+        icon=":material/delete:",
+        on_click=_act,
+        args=(_delete, run),
+        disabled=running,
+        help="Cancel it first." if running else f"It can be undone for {jobs.TRASH_DAYS} days.",
+    )
+
+
+def unreadable(run: Run, error: StoreError) -> None:
+    """A run whose configuration cannot be read."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.error(literal(str(error)), icon=":material/error:")
+        _delete_button(run, running=has_process(true_status(run)))
+
+
+def _learning_rate(run: Run) -> None:
+    key = f"rate-{run.run_id}"
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        began_with = run.config.optimizer.learning_rate
+        st.number_input("Learning rate", value=began_with, step=None, format="%g", key=key)
+        st.button(
+            "Set",
+            key=f"set-{run.run_id}",
+            on_click=_act,
+            args=(lambda run: jobs.set_learning_rate(run, st.session_state[key]), run),
+            help="From the next step on; the figure marks where.",
+        )
+
+
+def _act(action: Callable[[Run], object], run: Run) -> None:
+    """Do something to a run; what cannot be done is said at the top of the page."""
+    try:
+        action(run)
+    except (StoreError, ConfigError) as error:
+        st.session_state["problem"] = str(error)
+    st.session_state["refresh"] = True
+
+
+def _retry(run: Run) -> None:
+    st.session_state["runs"] = [*st.session_state["runs"], jobs.retry(run)]
+
+
+def _delete(run: Run) -> None:
+    jobs.delete(run)
+    st.session_state["deleted"] = run.run_id
+
+
+def _copy(run: Run) -> None:
+    left_out = controls.load(run.config)
+    if left_out:
+        st.session_state["problem"] = (
+            "Copied, but for what the controls on the left do not have: " + ", ".join(left_out)
+        )
+    st.session_state["refresh"] = True
+
+
+def _log_tail(run: Run) -> str:
+    try:
+        with open(run.paths.log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _details(status: Status) -> str:
     parts = []
     if (accuracy := status.test_accuracy) is not None:
         parts.append(f"test accuracy {accuracy:.4f}")
-    if state is State.RUNNING and status.steps_per_s:
+    if status.state is State.RUNNING and status.steps_per_s:
         parts.append(f"{status.steps_per_s:,.0f} steps/s")
         parts.append(f"{duration(status.eta_s or 0)} left")
     elif status.started_at and status.finished_at:
@@ -90,10 +225,21 @@ def _details(status: Status, state: State) -> str:
     return "".join(f" · {part}" for part in parts)
 
 
-def _explain(run: Run, status: Status, state: State) -> None:
+def _explain(run: Run, status: Status, place: int | None) -> None:
     """What a state that is not plain progress means, and what to do."""
-    if state is State.QUEUED:
+    state = status.state
+    silence = silent_for_s(status)
+    if silence is not None:
+        st.warning(
+            f"No sign of life for {duration(silence)}: it hangs, or the machine is too busy. "
+            "Cancel ends it; then it can be resumed from its last checkpoint."
+        )
+    elif place is not None:
+        st.caption(f"Number {place} in line for a free slot.")
+    elif state is State.QUEUED:
         st.caption("Starting: loading PyTorch and the data takes a few seconds.")
+    elif state is State.PAUSED and status.reason:
+        st.warning(f"Paused: {literal(status.reason)}.")
     elif state is State.DIVERGED:
         reason = literal(str(status.summary.get("reason", "")))
         st.warning(
@@ -101,21 +247,16 @@ def _explain(run: Run, status: Status, state: State) -> None:
             "rate would keep it finite."
         )
     elif state is State.LOST:
+        why = literal(status.reason or "its process is gone (killed, or the machine restarted)")
         st.error(
-            "The process of this run is gone (killed, or the machine restarted). What it had "
-            "recorded is shown below; start the run again for the rest."
+            f"Lost: {why}. What it had recorded is shown below; Resume lets it go on from its "
+            "last checkpoint."
         )
     elif state is State.FAILED and status.error is not None:
         st.error(
             f"{literal(status.error.type)}: {literal(status.error.message)}\n\n"
-            f"What was recorded is kept. The run's output is in {literal(str(run.paths.log))}."
+            "What was recorded is kept. When the cause is gone, Resume lets it go on. The run's "
+            f"output is in {literal(str(run.paths.log))}."
         )
         with st.expander("Traceback"):
             st.code(status.error.traceback, language=None)
-
-
-def _cancel(run: Run) -> None:
-    try:
-        jobs.cancel(run)
-    except StoreError as error:  # it ended between the drawing of the button and the click
-        st.toast(literal(str(error)))

@@ -1,0 +1,72 @@
+"""What 500 waiting runs cost: `python benchmarks/bench_queue.py`.
+
+Submits them to a scratch root with two slots (two real workers train), and prints the time of a
+submit, of a look at the queue and of starting the next run, and the memory and processor time of
+all processes of the queue besides the workers.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bnviz import jobs, processes, queue
+from bnviz.config import RunConfig
+from bnviz.status import State
+from bnviz.store import open_run
+
+COUNT = 500
+
+
+def milliseconds(action: object, *arguments: object) -> float:
+    began = time.perf_counter()
+    action(*arguments)  # type: ignore[operator]
+    return (time.perf_counter() - began) * 1000
+
+
+def main() -> None:
+    os.environ[queue.SLOTS_VARIABLE] = "2"
+    config = RunConfig().replace({"training.steps": 10_000_000})
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "runs"
+        submits = [milliseconds(jobs.submit, config, root, "queued") for _ in range(COUNT)]
+        waiting = queue.waiting(root)
+        print(
+            f"{len(waiting)} of {COUNT} runs wait; a submit takes a median of "
+            f"{statistics.median(submits):.1f} ms, the last ten "
+            f"{statistics.median(submits[-10:]):.1f} ms, at most {max(submits):.1f} ms"
+        )
+        looks = [milliseconds(queue.waiting, root) for _ in range(20)]
+        advances = [milliseconds(queue.advance, root) for _ in range(20)]
+        print(
+            f"a look at the queue {statistics.median(looks):.1f} ms, "
+            f"an advance with no free slot {statistics.median(advances):.1f} ms"
+        )
+        running = [open_run(p) for p in sorted(root.glob("2*"))]
+        running = [run for run in running if processes.has_process(run.status)]
+        time.sleep(15)
+        guards = {psutil.Process(run.status.pid).parent() for run in running}
+        time.sleep(30)
+        for guard in filter(None, guards):
+            times = guard.cpu_times()
+            print(
+                f"{guard.name()} waits for a worker: {guard.memory_info().rss / 1e6:.1f} MB, "
+                f"{times.user + times.system:.2f} s of processor time since its start"
+            )
+        for run in waiting:
+            jobs.pause(run)
+        for run in running:
+            jobs.cancel(run)
+            assert jobs.wait_until_finished(run, 20) is State.CANCELLED
+
+
+if __name__ == "__main__":
+    main()

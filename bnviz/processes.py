@@ -1,0 +1,106 @@
+"""Which process stands behind a run, and whether it still does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+from bnviz.status import UNFINISHED, State, Status
+from bnviz.store import Run, StoreError
+
+START_TOLERANCE_S = 2.0
+"""Two readings of one process's start differ by less than this (the boot time that both are
+relative to is rounded); a process that got the same pid later differs by more."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+SILENT_AFTER_S = {State.RUNNING: 30.0, State.QUEUED: 120.0}
+"""A worker reports at least every second while it trains, and starts within seconds: after this
+long it hangs, or the machine has no time for it."""
+
+
+def true_status(run: Run) -> Status:
+    """The status with the state that is true now: LOST where a process should be and is gone, or
+    where the status cannot be read (`reason` says that)."""
+    try:
+        status = run.status
+        if _is_gone(status):
+            status = run.status  # what it wrote last, it wrote before it was gone
+            if _is_gone(status):
+                return status.model_copy(update={"state": State.LOST})
+    except StoreError as error:
+        values = {"submitted_at": time.time(), "updated_at": 0.0, "reason": str(error)}
+        return Status(state=State.LOST, steps=_steps(run), **values)
+    return status
+
+
+def has_process(status: Status) -> bool:
+    """Whether a living process stands behind a run."""
+    return status.state in UNFINISHED and status.pid is not None and not _is_gone(status)
+
+
+def silent_for_s(status: Status) -> float | None:
+    """Seconds without a sign of life from a living worker, where that is too long; else None."""
+    silence = time.time() - status.updated_at
+    limit = SILENT_AFTER_S.get(status.state)
+    return silence if limit is not None and has_process(status) and silence > limit else None
+
+
+def is_worker(pid: int) -> bool:
+    """Whether a process was started for a run alone. A run may also be carried out within another
+    program (`bnviz.run_here`), which must not be killed with it."""
+    try:
+        return any("bnviz.worker" in word for word in psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+def kill(status: Status) -> None:
+    """End the process of a run, and the shell that waits for it, without asking them."""
+    if has_process(status):
+        assert status.pid is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(os.getpgid(status.pid), signal.SIGKILL)
+
+
+def process_started(pid: int) -> float | None:
+    """Start of a living process in seconds after the boot; None where there is none."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        # Both are relative to the clock as it is now, so setting the clock changes nothing here.
+        return process.create_time() - psutil.boot_time()
+    except psutil.Error:
+        return None
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; empty where the system does not tell."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _steps(run: Run) -> int:
+    try:
+        return run.config.training.steps
+    except StoreError:
+        return 1
+
+
+def _is_gone(status: Status) -> bool:
+    if status.state not in UNFINISHED or status.pid is None:
+        return False
+    started = process_started(status.pid)
+    return (
+        started is None
+        or status.boot_id != boot_id()
+        or abs(started - (status.pid_started or 0)) > START_TOLERANCE_S
+    )

@@ -1,0 +1,216 @@
+"""The queue of a root: which runs wait, how many train at once, and starting the next ones.
+
+It is no process. Whoever changes something calls `advance`: a submit, a resume, a worker that ends,
+and, where a worker was killed, the shell that waits for it. The truth is in the statuses alone, and
+a lock on the root keeps two callers apart; the kernel drops it with its holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bnviz.config import RunConfig
+from bnviz.files import write_aside
+from bnviz.processes import boot_id, has_process, process_started, true_status
+from bnviz.status import ACTIVE, State
+from bnviz.store import Run, StoreError, list_run_ids, write_status
+
+SLOTS_VARIABLE = "BNVIZ_SLOTS"
+MAX_SLOTS = 1024
+
+GUARD = '"$0" -m bnviz.worker "$1" || exec "$0" -m bnviz.queue "$2"'
+"""Waits for the worker. An orderly end advances the queue by itself; after any other, also a kill
+that nothing can catch, this does. A shell needs about a megabyte for that."""
+
+_guards: list[subprocess.Popen[bytes]] = []
+"""Started here, kept only so that the finished ones can be reaped."""
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the root's lock: statuses of runs without a process change only under it.
+
+    Raises:
+        StoreError: the root cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise StoreError(cannot_write(root, error)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(root: Path, error: OSError) -> str:
+    return (
+        f"cannot write runs to {root.absolute()}: {error.strerror}; choose a folder that can "
+        "be written with --root or BNVIZ_ROOT"
+    )
+
+
+def waiting(root: Path) -> list[Run]:
+    """Runs that wait for a slot, the next one first."""
+    return _survey(root)[0]
+
+
+def advance(root: Path) -> list[str]:
+    """Start waiting runs while there are free slots. Returns the ids of those started.
+
+    Raises:
+        StoreError: the root cannot be written, or no process can be started.
+    """
+    with locked(root):
+        return advance_locked(root)
+
+
+def advance_locked(root: Path) -> list[str]:
+    """`advance` for a caller that holds the root's lock."""
+    queue, busy = _survey(root)
+    limits = slots(root)
+    started = []
+    for run in queue:
+        if all(busy[kind] >= limit for kind, limit in limits.items()):
+            break
+        try:
+            kind = device_kind(run.config)
+            assert run.status
+        except StoreError:
+            continue  # its page says what is wrong with it
+        if busy[kind] < limits[kind]:
+            _start(run)
+            busy[kind] += 1
+            started.append(run.run_id)
+    return started
+
+
+def _survey(root: Path) -> tuple[list[Run], Counter[str]]:
+    """Waiting runs in order, and how many slots of each kind are taken."""
+    line: list[tuple[float, str]] = []
+    busy: Counter[str] = Counter()
+    for run_id in list_run_ids(root):
+        run = Run(root / run_id)
+        state, pid, queued_at = _glance(run)
+        if state == State.QUEUED and pid is None:
+            line.append((queued_at, run_id))
+        elif state in ACTIVE:
+            with contextlib.suppress(StoreError):
+                if has_process(true_status(run)):
+                    busy[device_kind(run.config)] += 1
+    return [Run(root / run_id) for _, run_id in sorted(line)], busy
+
+
+def _glance(run: Run) -> tuple[str, Any, float]:
+    """State, pid and time of queueing. Hundreds of runs are looked at each time, so this does not
+    validate what does not matter here."""
+    try:
+        status = json.loads(run.paths.status.read_bytes())
+        return str(status["state"]), status.get("pid"), float(status.get("queued_at") or 0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", None, 0.0
+
+
+def _start(run: Run) -> None:
+    status = run.status
+    root = run.paths.directory.parent.absolute()
+    try:
+        with open(run.paths.log, "ab") as log:
+            guard = subprocess.Popen(
+                ["/bin/sh", "-c", GUARD, sys.executable, run.paths.directory.absolute(), root],
+                cwd=Path(__file__).resolve().parent.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise StoreError(
+            f"cannot start {run.run_id}: {error.strerror}; it stays in the queue"
+        ) from error
+    _guards[:] = [other for other in _guards if other.poll() is None] + [guard]
+    # The worker waits until the status names the guard, its parent, and from then on is the only
+    # one to write it. So there is no moment at which a run is shown without its process.
+    changes = {
+        "pid": guard.pid,
+        "pid_started": process_started(guard.pid),
+        "boot_id": boot_id(),
+        "updated_at": time.time(),
+    }
+    try:
+        write_status(run.paths, status.model_copy(update=changes))
+    except OSError as error:
+        guard.kill()  # the worker finds that it is not wanted
+        raise StoreError(cannot_write(root, error)) from error
+
+
+# Slots ------------------------------------------------------------------------------------------
+
+
+def device_kind(config: RunConfig) -> str:
+    """Whose slot a run takes, "cpu" or "cuda", found without loading torch. Without a GPU, a run
+    that wants one takes a processor's and fails there in words."""
+    return "cuda" if has_cuda() and config.training.device != "cpu" else "cpu"
+
+
+@cache
+def has_cuda() -> bool:
+    """Whether there is an NVIDIA device and a torch that is built for it."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None or not Path("/dev/nvidiactl").exists():
+        return False
+    version = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    return "cuda: Optional[str] = None" not in version and "cuda = None" not in version
+
+
+def slots(root: Path) -> dict[str, int]:
+    """How many runs train at once, by kind of device: as set, else $BNVIZ_SLOTS, else as many
+    single-threaded runs as there are cores, and one on a GPU."""
+    default = {"cpu": len(os.sched_getaffinity(0))} | ({"cuda": 1} if has_cuda() else {})
+    chosen = _chosen_slots(root) or _parse_slots(os.environ.get(SLOTS_VARIABLE, ""))
+    return dict.fromkeys(default, chosen) if chosen else default
+
+
+def set_slots(root: Path, count: int | None) -> None:
+    """Change how many runs train at once, None for the default; more start at once.
+
+    Raises:
+        StoreError: not from 1 to MAX_SLOTS, or the root cannot be written.
+    """
+    if count is not None and not 1 <= count <= MAX_SLOTS:
+        raise StoreError(f"slots = {count}: must be a whole number from 1 to {MAX_SLOTS:,}")
+    with locked(root):
+        try:
+            write_aside(root / ".slots", json.dumps(count))
+        except OSError as error:
+            raise StoreError(cannot_write(root, error)) from error
+        advance_locked(root)
+
+
+def _chosen_slots(root: Path) -> int | None:
+    try:
+        return _parse_slots((root / ".slots").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _parse_slots(text: str) -> int | None:
+    return int(text) if text.isdecimal() and 1 <= int(text) <= MAX_SLOTS else None
+
+
+if __name__ == "__main__":
+    advance(Path(sys.argv[1]))
