@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -132,7 +133,8 @@ def _follow(runs: list[Run]) -> None:
         while unfinished:
             unfinished = False
             if time.monotonic() - looked > ADVANCE_INTERVAL_S:
-                queue.advance(runs[0].paths.directory.parent)
+                with contextlib.suppress(queue.CannotStart):  # it is tried again
+                    queue.advance(runs[0].paths.directory.parent)
                 looked = time.monotonic()
             for run in runs:
                 status = true_status(run)
@@ -172,7 +174,8 @@ def list_runs(root: Root = None, as_json: AsJson = False) -> None:
     with _plain_errors():
         folder = _root(root)
         if folder.exists():
-            queue.advance(folder)
+            with contextlib.suppress(StoreError):  # looking needs no right to write
+                queue.advance(folder)
         summaries = []
         for run_id in store.list_run_ids(folder):
             try:
@@ -293,13 +296,14 @@ def empty_trash(root: Root = None) -> None:
 @app.command()
 def slots(
     count: Annotated[int | None, typer.Argument(help="Set it; without, only show it.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     root: Root = None,
 ) -> None:
-    """How many runs train at once."""
+    """How many runs train at once, by device."""
     with _plain_errors():
         folder = _root(root)
         if count is not None:
-            queue.set_slots(folder, count)
+            queue.set_slots(folder, count, device)
         for kind, number in queue.slots(folder).items():
             print(f"{kind:<6} {number}")
 

@@ -40,13 +40,16 @@ def shared_settings(runs: Sequence[Run]) -> str:
     """What these runs have in common: the settings always told, and those not at the default."""
     flat = [run.config.flat() for run in runs]
     defaults = RunConfig().flat()
-    return ", ".join(
+    settings = [
         _setting(path, value)
         for path, value in flat[0].items()
         if path != "model.normalization"
         and (path in ALWAYS_TOLD or value != defaults[path])
         and all(values[path] == value for values in flat)
-    )
+    ]
+    if any((run.events()["name"] == "learning_rate").any() for run in runs):
+        settings.append("learning rate changed while training (dotted lines)")
+    return ", ".join(settings)
 
 
 def probe(runs: Sequence[Run]) -> str:

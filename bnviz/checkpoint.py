@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:  # torch does not look at the checksums
+            raise ValueError(f"{path} is damaged")
     with warnings.catch_warnings(action="ignore"):  # about files that are none of ours
         state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code of the file
     if not isinstance(state, dict) or "step" not in state:

@@ -101,7 +101,14 @@ def origin(runs: Sequence[Run]) -> dict[str, Any]:
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "units": units,
         "runs": {run.run_id: run.config.model_dump(mode="json") for run in runs},
+        "learning_rate_changes": {run.run_id: _rate_changes(run) for run in runs},
     }
+
+
+def _rate_changes(run: Run) -> dict[int, float]:
+    """Step to the learning rate set there, where it was changed while training."""
+    changes = run.events().query("name == 'learning_rate'")
+    return dict(zip(changes["step"].tolist(), changes["value"].tolist(), strict=True))
 
 
 def to_csv(table: pd.DataFrame, origin: dict[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,9 +135,17 @@ def figure1(
                 figure, place, run.percentiles["step"], values, name, style, uid, "%{y:.4f}", False
             )
 
-    for run, colour, place in itertools.zip_longest(ordered, colours, places[1:]):
-        if run is not None:
-            _mark_events(figure, run, colour, [places[0], place] if place else [places[0]])
+    marks = [
+        mark
+        for run, colour, place in itertools.zip_longest(ordered, colours, places[1:])
+        if run is not None
+        for mark in _event_marks(run, colour, [places[0], place] if place else [places[0]], stacked)
+    ]
+    # All at once: plotly.py checks the whole list at each addition.
+    figure.update_layout(
+        shapes=[line for line, _ in marks],
+        annotations=[*figure.layout.annotations, *(text for _, text in marks)],
+    )
 
     figure.update_xaxes(
         range=[0, longest], title_text="step", tickformat="~s", hoverformat=",d", **_axis()
@@ -214,25 +222,30 @@ def _add_line(
     return len(keep), len(x)
 
 
-def _mark_events(
-    figure: go.Figure, run: RunData, colour: str, places: Sequence[tuple[int, int]]
-) -> None:
-    """A vertical line where the learning rate was changed, with the new value."""
+def _event_marks(
+    run: RunData, colour: str, places: Sequence[tuple[int, int]], stacked: bool
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """A vertical line where the learning rate was changed, and the new value beside it."""
     changes = run.events[run.events["name"] == "learning_rate"]
-    for step, value in zip(changes["step"], changes["value"], strict=True):
+    for step, value in zip(changes["step"].tolist(), changes["value"].tolist(), strict=True):
         for row, col in places:
-            figure.add_vline(
-                int(step),
-                row=row,
-                col=col,
-                line={"color": colour, "dash": "dot", "width": 1},
-                annotation={
+            panel = row if stacked else col
+            number = panel if panel > 1 else ""  # as plotly names axes
+            axes = {"xref": f"x{number}", "yref": f"y{number} domain"}
+            line = {"color": colour, "dash": "dot", "width": 1}
+            yield (
+                {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": line, **axes},
+                {
                     "text": f"lr {value:g}",
-                    "font": {"color": colour, "size": 11},
-                    "textangle": -90,
+                    "x": step,
+                    "y": 0,
+                    "xanchor": "left",
                     "yanchor": "bottom",
+                    "textangle": -90,
+                    "showarrow": False,
+                    "font": {"color": colour, "size": 11},
+                    **axes,
                 },
-                annotation_position="bottom right",
             )
 
 

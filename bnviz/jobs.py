@@ -16,7 +16,7 @@ from typing import Any
 
 from bnviz import queue
 from bnviz.config import RunConfig
-from bnviz.files import write_aside
+from bnviz.files import sync, write_aside
 from bnviz.processes import has_process, is_worker, kill, silent_for_s, true_status
 from bnviz.queue import cannot_write, locked
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
@@ -46,13 +46,14 @@ def submit(config: RunConfig, root: Path, name: str) -> str:
         StoreError: the root is not a folder that can be written, or no process can be started.
     """
     with locked(root):
-        paths = create(config, root, name)
+        run_id = create(config, root, name).directory.name
         try:
             queue.advance_locked(root)
-        except StoreError:
-            shutil.rmtree(paths.directory, ignore_errors=True)
-            raise
-    return paths.directory.name
+        except queue.CannotStart as error:
+            if run_id in error.run_ids:
+                shutil.rmtree(root / run_id, ignore_errors=True)
+                raise
+    return run_id
 
 
 def create(config: RunConfig, root: Path, name: str) -> RunPaths:
@@ -70,8 +71,10 @@ def create(config: RunConfig, root: Path, name: str) -> RunPaths:
                 queued_at=now,
                 updated_at=now,
             ),
+            durable=True,
         )
         write_config(paths, config)  # the last one: with it, the run is there
+        sync(root)
     except OSError as error:
         shutil.rmtree(paths.directory, ignore_errors=True)
         raise StoreError(cannot_write(root, error)) from error
@@ -202,11 +205,15 @@ def restore(root: Path, run_id: str) -> Run:
     """Bring a deleted run back. Raises StoreError where it is not in the trash."""
     with locked(root):
         run_directory(_trash(root), run_id)  # checks the id
+        if (root / run_id).exists():
+            raise StoreError(f"{run_id} is there already; delete that one first")
         try:
             os.rename(_trash(root) / run_id, root / run_id)
         except OSError as error:
             raise StoreError(cannot_write(root, error)) from error
-    return open_run(root / run_id)
+    run = open_run(root / run_id)
+    _advance(run)
+    return run
 
 
 def deleted(root: Path) -> list[str]:
@@ -222,12 +229,16 @@ def empty_trash(root: Path, older_than_days: float = 0) -> int:
     """Remove deleted runs for good. Returns how many."""
     limit = time.time() - older_than_days * 24 * 3600
     removed = 0
-    for run_id in deleted(root):
-        directory = _trash(root) / run_id
-        with contextlib.suppress(OSError):
-            if directory.stat().st_mtime <= limit:
-                shutil.rmtree(directory)
-                removed += 1
+    with locked(root):  # from here on nobody can bring them back
+        for run_id in deleted(root):
+            directory = _trash(root) / run_id
+            with contextlib.suppress(OSError):
+                if directory.stat().st_mtime <= limit:
+                    os.rename(directory, directory.with_name(f".{run_id}"))
+                    removed += 1
+    for directory in _trash(root).glob(".*"):  # also what a cut removal has left
+        if not directory.is_symlink():
+            shutil.rmtree(directory, ignore_errors=True)
     return removed
 
 
@@ -273,4 +284,9 @@ def _request(run: Run, name: str, content: str = "") -> None:
 
 
 def _advance(run: Run) -> None:
-    queue.advance(run.paths.directory.parent)
+    """What stops other runs from starting is no matter of who acts on this one."""
+    try:
+        queue.advance(run.paths.directory.parent)
+    except queue.CannotStart as error:
+        if run.run_id in error.run_ids:
+            raise

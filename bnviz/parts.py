@@ -7,6 +7,7 @@ ignores the ones that are covered and never counts a row twice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -71,18 +72,21 @@ def write_part(folder: Path, first: int, last: int, table: pa.Table) -> None:
 
 
 def merge_parts(folder: Path, parts: Sequence[Part]) -> None:
-    """Merge consecutive parts into one sorted file, then delete them.
+    """Merge parts into one sorted file, then delete them.
 
-    A part that cannot be read stays as it is, between two merged ones.
+    A part that cannot be read stays as it is. So does any other that is no part of `parts`: a
+    merged file holds all that its name covers, so there is one for each unbroken sequence.
     """
+    sequence: list[Part] = []
     tables: list[pa.Table] = []
-    for i, part in enumerate(parts):
-        try:
+    for part in parts:
+        if sequence and part.first != sequence[-1].last + 1:
+            _merge(folder, sequence, tables)
+            sequence, tables = [], []
+        with contextlib.suppress(*DAMAGED):
             tables.append(read_part(part.path))
-        except DAMAGED:
-            _merge(folder, parts[i - len(tables) : i], tables)
-            tables = []
-    _merge(folder, parts[len(parts) - len(tables) :], tables)
+            sequence.append(part)
+    _merge(folder, sequence, tables)
 
 
 def _merge(folder: Path, parts: Sequence[Part], tables: Sequence[pa.Table]) -> None:

@@ -33,6 +33,9 @@ def true_status(run: Run) -> Status:
             status = run.status  # what it wrote last, it wrote before it was gone
             if _is_gone(status):
                 return status.model_copy(update={"state": State.LOST})
+        if has_process(status) and not _works_on(status.pid or 0, run):
+            reason = "it is a copy of a run that goes on elsewhere"
+            return status.model_copy(update={"state": State.LOST, "reason": reason})
     except StoreError as error:
         values = {"submitted_at": time.time(), "updated_at": 0.0, "reason": str(error)}
         return Status(state=State.LOST, steps=_steps(run), **values)
@@ -54,10 +57,7 @@ def silent_for_s(status: Status) -> float | None:
 def is_worker(pid: int) -> bool:
     """Whether a process was started for a run alone. A run may also be carried out within another
     program (`bnviz.run_here`), which must not be killed with it."""
-    try:
-        return any("bnviz.worker" in word for word in psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return False
+    return _worker_directory(pid) is not None
 
 
 def kill(status: Status) -> None:
@@ -86,6 +86,26 @@ def boot_id() -> str:
         return BOOT_ID.read_text().strip()
     except OSError:
         return ""
+
+
+def _worker_directory(pid: int) -> str | None:
+    """The run directory that a worker, or the shell that waits for one, was started for."""
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return None
+    if "bnviz.worker" in words:
+        return words[-1]
+    return words[4] if any("bnviz.worker" in word for word in words) and len(words) > 4 else None
+
+
+def _works_on(pid: int, run: Run) -> bool:
+    """False where a process was started for another run directory than this one."""
+    directory = _worker_directory(pid)
+    try:
+        return directory is None or os.path.samefile(directory, run.paths.directory)
+    except OSError:  # one of the two is not there (any more)
+        return True
 
 
 def _steps(run: Run) -> int:

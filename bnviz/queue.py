@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -30,9 +31,12 @@ from bnviz.store import Run, StoreError, list_run_ids, write_status
 SLOTS_VARIABLE = "BNVIZ_SLOTS"
 MAX_SLOTS = 1024
 
-GUARD = '"$0" -m bnviz.worker "$1" || exec "$0" -m bnviz.queue "$2"'
+GUARD = '"$0" -m bnviz.worker "$1" || exec "$0" -m bnviz.queue "$2" "$1"'
 """Waits for the worker. An orderly end advances the queue by itself; after any other, also a kill
 that nothing can catch, this does. A shell needs about a megabyte for that."""
+
+MIN_FREE_BYTES = 50_000_000
+"""Nothing starts on a disk with less: a run of Figure 1 takes 25 MB."""
 
 _guards: list[subprocess.Popen[bytes]] = []
 """Started here, kept only so that the finished ones can be reaped."""
@@ -64,26 +68,51 @@ def cannot_write(root: Path, error: OSError) -> str:
     )
 
 
+class CannotStart(StoreError):
+    """Runs whose process could not be started; they stay in the queue."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        super().__init__(next(iter(problems.values())))
+        self.run_ids = set(problems)
+
+
+def held_up(root: Path) -> str | None:
+    """Why nothing starts though there are free slots; None where nothing is in the way."""
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError:
+        return None
+    if free >= MIN_FREE_BYTES:
+        return None
+    return f"the disk has {free / 1e6:.0f} MB free, and runs start from {MIN_FREE_BYTES / 1e6:.0f}"
+
+
 def waiting(root: Path) -> list[Run]:
     """Runs that wait for a slot, the next one first."""
     return _survey(root)[0]
 
 
-def advance(root: Path) -> list[str]:
+def advance(root: Path, ended: str = "") -> list[str]:
     """Start waiting runs while there are free slots. Returns the ids of those started.
 
+    Args:
+        ended: a run whose process is this one, which ends now.
+
     Raises:
-        StoreError: the root cannot be written, or no process can be started.
+        CannotStart: for some runs; what else can start has started.
+        StoreError: the root cannot be written.
     """
     with locked(root):
-        return advance_locked(root)
+        return advance_locked(root, ended)
 
 
-def advance_locked(root: Path) -> list[str]:
+def advance_locked(root: Path, ended: str = "") -> list[str]:
     """`advance` for a caller that holds the root's lock."""
-    queue, busy = _survey(root)
+    queue, busy = _survey(root, ended)
+    if not queue or held_up(root):
+        return []
     limits = slots(root)
-    started = []
+    started, problems = [], {}
     for run in queue:
         if all(busy[kind] >= limit for kind, limit in limits.items()):
             break
@@ -92,14 +121,21 @@ def advance_locked(root: Path) -> list[str]:
             assert run.status
         except StoreError:
             continue  # its page says what is wrong with it
-        if busy[kind] < limits[kind]:
+        if busy[kind] >= limits[kind]:
+            continue
+        try:
             _start(run)
+        except StoreError as error:
+            problems[run.run_id] = str(error)
+        else:
             busy[kind] += 1
             started.append(run.run_id)
+    if problems:
+        raise CannotStart(problems)
     return started
 
 
-def _survey(root: Path) -> tuple[list[Run], Counter[str]]:
+def _survey(root: Path, ended: str = "") -> tuple[list[Run], Counter[str]]:
     """Waiting runs in order, and how many slots of each kind are taken."""
     line: list[tuple[float, str]] = []
     busy: Counter[str] = Counter()
@@ -108,7 +144,7 @@ def _survey(root: Path) -> tuple[list[Run], Counter[str]]:
         state, pid, queued_at = _glance(run)
         if state == State.QUEUED and pid is None:
             line.append((queued_at, run_id))
-        elif state in ACTIVE:
+        elif state in ACTIVE and run_id != ended:
             with contextlib.suppress(StoreError):
                 if has_process(true_status(run)):
                     busy[device_kind(run.config)] += 1
@@ -121,7 +157,9 @@ def _glance(run: Run) -> tuple[str, Any, float]:
     try:
         status = json.loads(run.paths.status.read_bytes())
         return str(status["state"]), status.get("pid"), float(status.get("queued_at") or 0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+        return "", None, 0.0
+    except RecursionError:  # brackets without end
         return "", None, 0.0
 
 
@@ -180,37 +218,42 @@ def has_cuda() -> bool:
 def slots(root: Path) -> dict[str, int]:
     """How many runs train at once, by kind of device: as set, else $BNVIZ_SLOTS, else as many
     single-threaded runs as there are cores, and one on a GPU."""
-    default = {"cpu": len(os.sched_getaffinity(0))} | ({"cuda": 1} if has_cuda() else {})
-    chosen = _chosen_slots(root) or _parse_slots(os.environ.get(SLOTS_VARIABLE, ""))
-    return dict.fromkeys(default, chosen) if chosen else default
+    limits = {"cpu": len(os.sched_getaffinity(0))} | ({"cuda": 1} if has_cuda() else {})
+    everywhere = os.environ.get(SLOTS_VARIABLE, "")
+    if everywhere.isdecimal() and 1 <= int(everywhere) <= MAX_SLOTS:
+        limits = dict.fromkeys(limits, int(everywhere))
+    return limits | {kind: n for kind, n in _chosen_slots(root).items() if kind in limits}
 
 
-def set_slots(root: Path, count: int | None) -> None:
-    """Change how many runs train at once, None for the default; more start at once.
+def set_slots(root: Path, count: int | None, kind: str = "cpu") -> None:
+    """Change how many runs train at once on a kind of device, None for the default; more start at
+    once.
 
     Raises:
-        StoreError: not from 1 to MAX_SLOTS, or the root cannot be written.
+        StoreError: not from 1 to MAX_SLOTS, no such device, or the root cannot be written.
     """
     if count is not None and not 1 <= count <= MAX_SLOTS:
         raise StoreError(f"slots = {count}: must be a whole number from 1 to {MAX_SLOTS:,}")
+    if kind not in slots(root):
+        raise StoreError(f"device = {kind}: this machine has {', '.join(slots(root))}")
     with locked(root):
+        chosen = _chosen_slots(root)
+        chosen.pop(kind, None)
         try:
-            write_aside(root / ".slots", json.dumps(count))
+            text = json.dumps(chosen if count is None else {**chosen, kind: count})
+            write_aside(root / ".slots", text)
         except OSError as error:
             raise StoreError(cannot_write(root, error)) from error
         advance_locked(root)
 
 
-def _chosen_slots(root: Path) -> int | None:
+def _chosen_slots(root: Path) -> dict[str, int]:
     try:
-        return _parse_slots((root / ".slots").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _parse_slots(text: str) -> int | None:
-    return int(text) if text.isdecimal() and 1 <= int(text) <= MAX_SLOTS else None
+        chosen = json.loads((root / ".slots").read_text(encoding="utf-8"))
+        return {k: n for k, n in chosen.items() if type(n) is int and 1 <= n <= MAX_SLOTS}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 if __name__ == "__main__":
-    advance(Path(sys.argv[1]))
+    advance(Path(sys.argv[1]), ended=Path(sys.argv[2]).name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,12 @@ RESUMABLE = frozenset({State.PAUSED, State.LOST, State.FAILED, State.CANCELLED})
 """States from which a run goes on when it is resumed."""
 
 
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+"""Times, rates and durations: anything else was not written by a worker, and cannot be shown."""
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+
+
 class RunError(BaseModel):
     """Why a run failed."""
 
@@ -51,19 +57,19 @@ class Status(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     state: State
-    step: int = Field(0, ge=0)
-    steps: int = Field(ge=1)
-    steps_per_s: float | None = None
-    eta_s: float | None = None
+    step: Count = 0
+    steps: Annotated[Count, Field(ge=1)]
+    steps_per_s: Number | None = None
+    eta_s: Number | None = None
     device: str | None = None
-    pid: int | None = Field(None, ge=1)
-    pid_started: float | None = None
+    pid: int | None = Field(None, ge=1, le=2**31 - 1)
+    pid_started: Number | None = None
     boot_id: str = ""
-    submitted_at: float
-    queued_at: float | None = None
-    started_at: float | None = None
-    updated_at: float
-    finished_at: float | None = None
+    submitted_at: Number
+    queued_at: Number | None = None
+    started_at: Number | None = None
+    updated_at: Number
+    finished_at: Number | None = None
     summary: dict[str, Any] = {}
     reason: str | None = None
     error: RunError | None = None
@@ -72,4 +78,4 @@ class Status(BaseModel):
     def test_accuracy(self) -> float | None:
         """The latest one; None before the first."""
         value = self.summary.get("test_accuracy")
-        return float(value) if isinstance(value, int | float) else None
+        return value if isinstance(value, float) and 0 <= value <= 1 else None

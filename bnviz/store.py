@@ -76,7 +76,7 @@ def run_directory(root: Path, run_id: str) -> Path:
 
 def write_config(paths: RunPaths, config: RunConfig) -> None:
     values = {"schema_version": SCHEMA_VERSION, **config.model_dump(mode="json")}
-    write_aside(paths.config, json.dumps(values, indent=2) + "\n")
+    write_aside(paths.config, json.dumps(values, indent=2) + "\n", durable=True)
 
 
 def _check_schema_version(config_json: str) -> None:
@@ -121,7 +121,7 @@ class Run:
                 text = self.paths.config.read_text(encoding="utf-8")
                 _check_schema_version(text)
                 self._config = RunConfig.parse_json(text)
-            except (OSError, UnicodeDecodeError, ConfigError) as error:
+            except (OSError, UnicodeDecodeError, ConfigError, RecursionError) as error:
                 raise StoreError(f"cannot read {self.paths.config}: {error}") from error
         return self._config
 

@@ -60,7 +60,7 @@ class TraceWriter:
             self._unmerged[name] = [part for part in live if part.first == part.last]
             self._present[name] = _recorded(name, live, from_step)
         self.recorded_to: int = max(
-            (key[0] for keys in self._present.values() for key in keys), default=from_step
+            (key[0] for keys in self._present.values() for key in keys), default=from_step - 1
         )
         """The last step that was recorded before. Up to there a continued run must repeat itself,
         or the rows after `from_step` would tell of a run that never was."""
@@ -86,7 +86,8 @@ class TraceWriter:
 
     def flush(self) -> None:
         """Write what was added since the last flush as one part of each table."""
-        # Forgotten only when written: where a disk is full, a later flush may succeed.
+        # Forgotten when written and not before or after: on a full disk a later flush may succeed,
+        # and a merge, which needs more space, may fail.
         if self._metrics:
             self._append("metrics", pa.Table.from_pylist(self._metrics, schema=METRICS))
             self._metrics = []
@@ -97,6 +98,10 @@ class TraceWriter:
             tables = [_layer_table(*item) for item in sorted(self._percentiles.items())]
             self._append("percentiles", pa.concat_tables(tables))
             self._percentiles = {}
+        for name, unmerged in self._unmerged.items():
+            if len(unmerged) >= MERGE_AFTER_PARTS:
+                merge_parts(self._folders[name], unmerged)
+                unmerged.clear()
 
     def merge(self) -> None:
         """Merge each table into one file, at the end of a run."""
@@ -108,11 +113,8 @@ class TraceWriter:
         folder, number = self._folders[name], self._next[name]
         write_part(folder, number, number, table)
         self._next[name] = number + 1
-        unmerged = self._unmerged[name]
-        unmerged.append(Part(number, number, folder / f"part-{number:06d}-{number:06d}.parquet"))
-        if len(unmerged) >= MERGE_AFTER_PARTS:
-            merge_parts(folder, unmerged)
-            unmerged.clear()
+        path = folder / f"part-{number:06d}-{number:06d}.parquet"
+        self._unmerged[name].append(Part(number, number, path))
 
 
 def _recorded(name: str, parts: Sequence[Part], from_step: int) -> set[tuple[Any, ...]]:

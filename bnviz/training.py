@@ -58,9 +58,13 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Progress:
-    """Nothing new but the step: a sign of life, at least every PROGRESS_INTERVAL_S."""
+    """Nothing new but the step: a sign of life, at least every PROGRESS_INTERVAL_S.
+
+    `complete`: all records of this step have come, and the next update follows.
+    """
 
     step: int
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,6 @@ class Trainer:
         self._began = last_sign = time.perf_counter()
         self.model.train()
         while True:
-            if self.step in self.planned_rates:
-                self.learning_rate = self.planned_rates[self.step]
             tracing, evaluating = self.step in self._trace_at, self.step in self._evaluate_at
             recording = tracing or evaluating or self.step == steps
             if recording:
@@ -205,15 +207,14 @@ class Trainer:
                 if tracing:
                     yield from self.observe()
                 if evaluating:
-                    loss, accuracy = evaluate(
-                        self.model, self.data.test_images, self.data.test_labels
-                    )
-                    yield self._metrics("test", loss, accuracy)
+                    yield from self._evaluate()
             if recording or time.perf_counter() - last_sign > PROGRESS_INTERVAL_S:
                 yield Progress(self.step)
                 last_sign = time.perf_counter()
             if self.step == steps:
                 return
+            if self.step in self.planned_rates:
+                self.learning_rate = self.planned_rates[self.step]
             batch = self.batches[self.step]
             self._losses[self.step - self._recorded_at] = train_step(
                 self.model,
@@ -234,6 +235,13 @@ class Trainer:
                 mean = values.mean(axis=1, dtype=np.float64)
                 std = values.std(axis=1, dtype=np.float64)
             yield Percentiles(self.step, layer, mean, std, percentiles(values, GRID))
+
+    def _evaluate(self) -> Iterator[Metrics | Progress]:
+        logits = []
+        for chunk in self.data.test_images.split(EVALUATION_CHUNK):
+            logits.append(predict(self.model, chunk))
+            yield Progress(self.step, complete=False)  # a large network takes its time
+        yield self._metrics("test", *score(torch.cat(logits), self.data.test_labels))
 
     def _metrics(self, split: str, loss: float, accuracy: float | None) -> Metrics:
         return Metrics(self.step, split, loss, accuracy, self.learning_rate, self.seconds)
@@ -258,15 +266,25 @@ def train_step(
     return loss.detach()
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Mean loss and accuracy over (N, inputs) images, BN with running statistics."""
+    return score(torch.cat([predict(model, c) for c in images.split(EVALUATION_CHUNK)]), labels)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits (n, classes) of (n, inputs) images, BN with running statistics."""
     was_training = model.training
     model.eval()
     try:
-        logits = torch.cat([model(chunk) for chunk in images.split(EVALUATION_CHUNK)])  # (N, 10)
+        logits: torch.Tensor = model(images)
     finally:
         model.train(was_training)
+    return logits
+
+
+def score(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Mean loss and accuracy of (N, classes) logits against labels (N,)."""
     loss = F.cross_entropy(logits, labels)
     accuracy = (logits.argmax(dim=1) == labels).double().mean()
     return float(loss), float(accuracy)

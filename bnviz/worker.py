@@ -17,7 +17,7 @@ from bnviz.config import ConfigError, RunConfig
 from bnviz.files import NO_SPACE
 from bnviz.processes import boot_id, process_started
 from bnviz.status import RunError, State
-from bnviz.store import Run, StoreError, default_root, write_status
+from bnviz.store import Run, default_root, write_status
 from bnviz.trace import TraceWriter
 
 if TYPE_CHECKING:
@@ -49,16 +49,21 @@ A status takes one or two blocks."""
 
 def main(directory: Path) -> int:
     """Run what is in a run directory to its end. Returns the exit status: 0 after an orderly end
-    that also started the next runs in the queue."""
-    os.nice(NICENESS)
+    that also started the next runs in the queue; else that is left to the shell that waits for
+    this process, if it lives."""
+    # Inherited along the queue, so not added to.
+    niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
     run = Run(directory)
     if not _named_by_its_status(run):
-        print("another process was started for this run", flush=True)
-        return 0
+        _say("the status of the run does not name this process, so it ends")
+        return 1
     worker = Worker(run, own_process=True)
     for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ending, worker.interrupt)
     worker.carry_out()
+    if worker.interrupted:  # perhaps the machine goes down: no time to start anything
+        return 1
     queue.advance(directory.parent)
     return 0
 
@@ -98,7 +103,7 @@ class Worker:
         self._run = run
         self._paths = run.paths
         self._data = train_on
-        self._interrupted = False
+        self.interrupted = False
         self._rates: list[tuple[float, int]] = []  # (monotonic time, step) of recent reports
         self._status = run.status.model_copy(
             update={
@@ -113,7 +118,7 @@ class Worker:
 
     def interrupt(self, *_: Any) -> None:
         """Pause at the next opportunity: the system wants this process to end."""
-        self._interrupted = True
+        self.interrupted = True
 
     @property
     def asked_to_stop(self) -> State | None:
@@ -121,7 +126,7 @@ class Worker:
         asked = jobs.requests(self._paths)
         if jobs.CANCEL in asked:
             return State.CANCELLED
-        return State.PAUSED if jobs.PAUSE in asked or self._interrupted else None
+        return State.PAUSED if jobs.PAUSE in asked or self.interrupted else None
 
     def carry_out(self) -> None:
         """Train to the end, or to where the run is to stop. Errors end up in the status."""
@@ -130,13 +135,18 @@ class Worker:
         except Exception as error:
             self._starting.over()
             if not self._paths.config.is_file():
-                print(f"the run directory is gone: {error}", flush=True)
+                _say(f"the run directory is gone: {error}")
                 return
-            traceback.print_exc()
+            _say(traceback.format_exc())
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 self._pause_for_space(error)
                 return
             self._fail(error)
+        except BaseException:  # Ctrl-C in a notebook, whose process lives on
+            self._starting.over()
+            with contextlib.suppress(OSError):
+                self.finish(State.PAUSED, reason="it was interrupted")
+            raise
 
     def _train(self) -> None:
         config = self._run.config
@@ -165,23 +175,27 @@ class Worker:
             writer.add_event(
                 step=trainer.step, name="resumed", value=None, wall_time_s=trainer.seconds
             )
+        for leftover in self._paths.directory.glob(".*.*.*"):  # of writes that were cut
+            leftover.unlink(missing_ok=True)
         self._paths.reserve.write_bytes(os.urandom(RESERVE_BYTES))
         device = trainer.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         self._starting.over()
         began = self._status.started_at or time.time()
         self.update(state=State.RUNNING, device=name, started_at=began, step=trainer.step)
-        print(f"training on {name} from step {trainer.step}", flush=True)
+        _say(f"training on {name} from step {trainer.step}")
 
         try:
             end = self._record(trainer, writer)
-        except Exception:
+        except BaseException:
             with contextlib.suppress(OSError):
                 writer.flush()  # also after an error: what was recorded is kept
             raise
         writer.flush()
         if end is not State.DIVERGED:
             self._save(trainer)
+        if end is State.PAUSED and self.asked_to_stop is State.CANCELLED:
+            end = State.CANCELLED  # asked meanwhile
         if end in (State.COMPLETED, State.DIVERGED):
             writer.merge()
         self.finish(end)
@@ -206,7 +220,7 @@ class Worker:
                 return State.DIVERGED
             # Progress comes after the records of a step and at least every tenth of a second.
             self._status = self._status.model_copy(update={"step": record.step})
-            if (asked := self._answer(trainer, writer)) is not None:
+            if (asked := self._answer(trainer, writer, record.complete)) is not None:
                 return asked
             now = time.monotonic()
             if now - flushed > FLUSH_INTERVAL_S:
@@ -228,10 +242,10 @@ class Worker:
         state = {**trainer.state(), "summary": self._status.summary}
         checkpoint.save(self._paths.checkpoint, state)
 
-    def _answer(self, trainer: Trainer, writer: TraceWriter) -> State | None:
+    def _answer(self, trainer: Trainer, writer: TraceWriter, complete: bool) -> State | None:
         """Do what was asked of this run; returns a state where it is to end."""
         asked = jobs.requests(self._paths)
-        if jobs.LEARNING_RATE in asked and trainer.step >= writer.recorded_to:
+        if jobs.LEARNING_RATE in asked and complete and trainer.step > writer.recorded_to:
             self._change_learning_rate(trainer, writer)
         return self.asked_to_stop
 
@@ -241,7 +255,7 @@ class Worker:
             value = float(request.read_text(encoding="utf-8"))
             self._run.config.replace({"optimizer.learning_rate": value})
         except (OSError, ValueError, ConfigError) as error:
-            print(f"not a learning rate: {error}", flush=True)
+            _say(f"not a learning rate: {error}")
         else:
             # On the disk before it takes effect, so that a continued run repeats it there.
             writer.add_event(
@@ -249,7 +263,7 @@ class Worker:
             )
             writer.flush()
             trainer.learning_rate = value
-            print(f"learning rate {value} from step {trainer.step} on", flush=True)
+            _say(f"learning rate {value} from step {trainer.step} on")
         request.unlink(missing_ok=True)
 
     # Status -------------------------------------------------------------------------------------
@@ -260,10 +274,10 @@ class Worker:
         ended: dict[str, Any] = {"finished_at": time.time()}
         if state is State.PAUSED:
             ended = {"pid": None}
-            if self._interrupted:
+            if self.interrupted:
                 ended["reason"] = "the system asked its process to end"
         self.update(durable=True, state=state, steps_per_s=None, eta_s=None, **{**ended, **changes})
-        print(f"{state} at step {self._status.step}: {self._status.summary}", flush=True)
+        _say(f"{state} at step {self._status.step}: {self._status.summary}")
 
     def update(self, durable: bool = False, **changes: Any) -> None:
         self._status = self._status.model_copy(update={**changes, "updated_at": time.time()})
@@ -334,9 +348,13 @@ class _RequestsWhileStarting:
                     continue
                 # Nothing is recorded yet that would have to be closed.
                 self._worker.finish(state)
-                with contextlib.suppress(StoreError):
-                    queue.advance(self._worker._paths.directory.parent)
-                os._exit(0)
+                os._exit(1)  # the shell that waits advances the queue
+
+
+def _say(text: str) -> None:
+    """To the log. A full disk must not keep the status from saying so."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def _in_words(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Real worker processes on real MNIST."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -322,3 +323,68 @@ def test_a_run_whose_status_is_damaged_can_be_resumed(root, digits, monkeypatch)
     run.paths.status.write_text("garbage")
     jobs.resume(run)
     assert (run.status.state, run.status.steps, run.status.pid) == (State.QUEUED, 5, None)
+
+
+def test_ctrl_c_in_a_notebook_pauses_the_run_and_keeps_its_records(root, digits, monkeypatch):
+    from bnviz import training
+
+    step = training.train_step
+    count = 0
+
+    def interrupted(*arguments):
+        nonlocal count
+        count += 1
+        if count == 150:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.run_here(small(), root, "cell", train_on=digits)
+    [run_id] = list_run_ids(root)
+    run = open_run(root / run_id)
+    assert (run.status.state, run.status.reason) == (State.PAUSED, "it was interrupted")
+    assert run.metrics()["step"].max() > 50
+    monkeypatch.setattr(queue, "_start", lambda run: worker.Worker(run, digits).carry_out())
+    jobs.resume(run)
+    whole = worker.run_here(small(), root, "whole", train_on=digits)
+    assert run.status.summary == whole.status.summary
+
+
+def test_a_cancel_while_a_pause_is_carried_out_counts(root, digits, monkeypatch):
+    from bnviz import checkpoint
+
+    save = checkpoint.save
+
+    def slow(path, state):
+        save(path, state)
+        (path.parent / "control" / jobs.CANCEL).touch()
+
+    def ask(*arguments):
+        [run_id] = list_run_ids(root)
+        jobs.pause(open_run(root / run_id))
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(worker.Worker, "_report", ask)
+    run = worker.run_here(small(), root, "both", train_on=digits)
+    assert run.status.state is State.CANCELLED
+
+
+def test_a_copy_of_a_running_run_is_none_that_runs(root, tmp_path):
+    original = start_long_run(root)
+    directory = tmp_path / "elsewhere" / original.run_id
+    shutil.copytree(original.paths.directory, directory)
+    copy = open_run(directory)
+    assert copy.status.state is State.RUNNING
+    status = processes.true_status(copy)
+    assert (status.state, status.reason) == (
+        State.LOST,
+        "it is a copy of a run that goes on elsewhere",
+    )
+    with pytest.raises(StoreError, match="LOST, so there is nothing to cancel"):
+        jobs.cancel(copy)
+    assert processes.true_status(original).state is State.RUNNING
+    (tmp_path / "link").symlink_to(root)  # another path to the same folder is no copy
+    alias = Run(tmp_path / "link" / original.run_id)
+    assert processes.true_status(alias).state is State.RUNNING

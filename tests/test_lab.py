@@ -403,7 +403,7 @@ def test_a_run_that_hangs_or_was_paused_by_the_system_says_so(page, root):
 def test_more_runs_at_once_are_set_on_the_page(page, root):
     recorded(root, 1, "none")
     app = page()
-    app.number_input(key="slots").set_value(7).run()
+    app.number_input(key="slots-cpu").set_value(7).run()
     assert queue.slots(root)["cpu"] == 7
 
 
@@ -432,3 +432,21 @@ def test_an_address_controls_nothing(page, root):
     assert list((root / name / "control").iterdir()) == []
     assert (root / name / "status.json").read_text() == before
     assert not (root / ".slots").exists()
+
+
+def test_a_hanging_run_can_be_cancelled_though_that_was_asked_before(page, root):
+    hanging = {**alive(), "updated_at": time.time() - 95}
+    name = recorded(root, 1, "none", State.RUNNING, step=20, **hanging)
+    (root / name / "control" / jobs.CANCEL).touch()
+    app = page()
+    assert not app.button(key=f"cancel-{name}").disabled
+    assert "No sign of life" in texts(app.warning)
+    # This very process: it is no worker, so cancelling does not kill it.
+    assert f"End process {os.getpid()}" in texts(app.warning)
+
+
+def test_why_nothing_starts_is_said(page, root, monkeypatch):
+    monkeypatch.setattr(queue, "MIN_FREE_BYTES", 10**18)
+    jobs.submit(RunConfig(), root, "waits")
+    app = page()
+    assert "Number 1 in line, but the disk has" in texts(app.caption).replace("\\", "")

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from bnviz import jobs, processes, queue
+from bnviz import jobs, processes, queue, worker
 from bnviz.processes import has_process, true_status
 from bnviz.status import State
 from bnviz.store import StoreError, open_run
@@ -53,7 +54,7 @@ def test_the_number_of_slots_can_be_changed_and_stays(root, asleep, monkeypatch)
     assert sum(started(runs)) == 1
     queue.set_slots(root, 3)
     assert sum(started(runs)) == 3
-    assert set(queue.slots(root).values()) == {3}
+    assert queue.slots(root)["cpu"] == 3
     queue.set_slots(root, None)
     assert queue.slots(root)["cpu"] == 1
     for wrong in (0, -1, 1025):
@@ -134,11 +135,13 @@ def test_a_killed_worker_makes_room_for_the_next_with_nobody_looking(root, monke
     wait_for(lambda: has_process(second.status), 30)
     assert true_status(first).state is State.LOST
     wait_for(lambda: second.status.state is State.RUNNING)
+    assert psutil.Process(second.status.pid).nice() == worker.NICENESS
     jobs.resume(first)
     assert true_status(first).state is State.QUEUED
     jobs.cancel(second)
     assert jobs.wait_until_finished(second, 10) is State.CANCELLED
     wait_for(lambda: first.status.state is State.RUNNING)  # the second one's end starts it
+    assert psutil.Process(first.status.pid).nice() == worker.NICENESS  # not added up
     jobs.cancel(first)
     assert jobs.wait_until_finished(first, 10) is State.CANCELLED
 
@@ -169,9 +172,83 @@ def test_pausing_frees_the_slot_and_a_starting_run_can_be_paused(root, monkeypat
     assert jobs.wait_until_finished(second, 10) is State.CANCELLED
 
 
+def test_a_worker_killed_before_it_has_named_itself_makes_room_too(root, monkeypatch):
+    monkeypatch.setenv("BNVIZ_SLOTS", "1")
+    first, second = submit(root, 2)
+    guard = psutil.Process(first.status.pid)
+    wait_for(lambda: guard.children() or first.status.pid != guard.pid)
+    assert first.status.pid == guard.pid
+    guard.children()[0].kill()
+    wait_for(lambda: has_process(second.status))
+    wait_for(lambda: true_status(first).state is State.LOST)
+
+
+def test_when_the_machine_goes_down_no_waiting_run_is_started(root, monkeypatch):
+    monkeypatch.setenv("BNVIZ_SLOTS", "1")
+    first, second = submit(root, 2)
+    wait_for(lambda: first.status.state is State.RUNNING)
+    os.killpg(os.getpgid(first.status.pid), signal.SIGTERM)  # all get it, then all are killed
+    wait_for(lambda: first.status.state is State.PAUSED, 10)
+    time.sleep(1)
+    assert (second.status.state, second.status.pid) == (State.QUEUED, None)
+
+
+def test_a_run_that_cannot_start_is_not_in_the_way_of_others(root, asleep, monkeypatch):
+    monkeypatch.setenv("BNVIZ_SLOTS", "1")
+    first, blocked, third = submit(root, 3)
+    blocked.paths.log.mkdir()
+    processes.kill(first.status)
+    wait_for(lambda: true_status(first).state is State.LOST)
+    sentence = f"cannot start {blocked.run_id}: Is a directory"
+    with pytest.raises(queue.CannotStart, match=sentence):
+        queue.advance(root)
+    assert started([blocked, third]) == [False, True]
+    monkeypatch.setenv("BNVIZ_SLOTS", "2")
+    [fourth] = submit(root, 1)
+    assert started([fourth]) == [True]
+
+
+def test_nothing_starts_on_a_full_disk(root, asleep, monkeypatch):
+    monkeypatch.setattr(queue, "MIN_FREE_BYTES", 10**18)
+    [run] = submit(root, 1)
+    assert started([run]) == [False]
+    assert "MB free, and runs start from" in queue.held_up(root)
+    monkeypatch.undo()
+    monkeypatch.setattr(queue, "_start", lambda run: None)
+    assert queue.advance(root) == [run.run_id]
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["[" * 200_000, '{"state": "QUEUED", "queued_at": 1' + "0" * 400 + "}", '{"state": 1}', "7"],
+)
+def test_a_status_written_by_hand_does_not_stop_the_queue(root, asleep, status):
+    root.mkdir()
+    broken = root / "20260101-000000-broken-abcdef"
+    broken.mkdir()
+    (broken / "config.json").write_text("[" * 200_000)
+    (broken / "status.json").write_text(status)
+    [run] = submit(root, 1)
+    assert started([run]) == [True]
+
+
+def test_a_deleted_run_that_comes_back_takes_its_place_again(root, asleep, monkeypatch):
+    monkeypatch.setenv("BNVIZ_SLOTS", "1")
+    first, second = submit(root, 2)
+    jobs.delete(second)
+    processes.kill(first.status)
+    wait_for(lambda: true_status(first).state is State.LOST)
+    jobs.restore(root, second.run_id)
+    assert started([second]) == [True]
+
+
 def test_a_gpu_has_a_slot_of_its_own(root, asleep, monkeypatch):
     monkeypatch.setattr(queue, "has_cuda", lambda: True)
     assert queue.slots(root)["cuda"] == 1
+    queue.set_slots(root, 5, "cpu")
+    assert queue.slots(root) == {"cpu": 5, "cuda": 1}
+    with pytest.raises(StoreError, match="device = tpu: this machine has cpu, cuda"):
+        queue.set_slots(root, 5, "tpu")
     on_gpu = submit(root, 2, training__device="auto")
     on_cpu = submit(root, 1, training__device="cpu")
     assert started([*on_gpu, *on_cpu]) == [True, False, True]

@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import json
 
 import numpy as np
@@ -256,6 +258,43 @@ def test_a_damaged_part_is_named_and_all_else_is_read(paths, name):
     assert len(run.metrics()) > 0
 
 
+def test_a_merge_that_failed_doubles_nothing(paths, monkeypatch):
+    monkeypatch.setattr(trace, "MERGE_AFTER_PARTS", 3)
+    writer = TraceWriter(paths)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trace, "merge_parts", full)
+        for step in range(3):
+            write(writer, step)
+            with contextlib.suppress(OSError):
+                writer.flush()
+    writer.flush()
+    assert list(Run(paths.directory).metrics()["step"]) == [0, 1, 2]
+    writer.merge()
+    assert list(Run(paths.directory).metrics()["step"]) == [0, 1, 2]
+
+
+def test_a_merged_part_covers_only_what_is_in_it(paths, monkeypatch):
+    """Around a damaged part, merges leave gaps; when that part is removed, none may close them."""
+    monkeypatch.setattr(trace, "MERGE_AFTER_PARTS", 4)
+    writer = TraceWriter(paths)
+    for step in range(4):
+        if step == 3:
+            (paths.table("metrics") / "part-000002-000002.parquet").write_bytes(b"damaged")
+        write(writer, step)
+        writer.flush()
+    (paths.table("metrics") / "part-000002-000002.parquet").unlink()
+    writer = TraceWriter(paths, from_step=4)
+    for step in range(4, 9):
+        write(writer, step)
+        writer.flush()
+    TraceWriter(paths, from_step=9).merge()
+    assert list(Run(paths.directory).metrics()["step"]) == [0, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_a_flush_that_failed_may_be_tried_again(paths, monkeypatch):
     writer = TraceWriter(paths)
     write(writer, 0)
@@ -279,7 +318,17 @@ def test_what_a_newer_version_wrote_is_not_guessed_at(paths):
 
 
 @pytest.mark.parametrize(
-    "change", [{"pid": -1}, {"steps": 0}, {"step": -3}, {"eta_s": float("nan")}, {"state": "GONE"}]
+    "change",
+    [
+        {"pid": -1},
+        {"pid": 10**12},
+        {"steps": 0},
+        {"step": -3},
+        {"step": 10**400},
+        {"eta_s": float("nan")},
+        {"finished_at": 1e308},
+        {"state": "GONE"},
+    ],
 )
 def test_a_status_with_impossible_values_is_not_a_status(paths, change):
     status = {"state": "RUNNING", "steps": 5, "submitted_at": 1.0, "updated_at": 1.0, **change}

@@ -104,18 +104,20 @@ def _housekeeping() -> None:
     """How many runs train at once, and the trash."""
     root = store.default_root()
     with st.expander("Queue and trash"):
-        limits = queue.slots(root)
-        st.session_state.setdefault("slots", limits["cpu"])
-        st.number_input(
-            "Runs that train at once",
-            1,
-            queue.MAX_SLOTS,
-            key="slots",
-            width=240,
-            on_change=_set_slots,
-            help="The others wait in line. By default as many as there are CPU cores, or one on a "
-            "GPU.",
-        )
+        for kind, limit in queue.slots(root).items():
+            key = f"slots-{kind}"
+            st.session_state.setdefault(key, limit)
+            st.number_input(
+                f"Runs that train at once on the {'GPU' if kind == 'cuda' else 'CPU'}",
+                1,
+                queue.MAX_SLOTS,
+                key=key,
+                width=300,
+                on_change=_set_slots,
+                args=(kind,),
+                help="The others wait in line. By default as many as there are CPU cores, and one "
+                "on a GPU.",
+            )
         trash = jobs.deleted(root)
         st.button(
             f"Empty the trash ({len(trash)})",
@@ -128,9 +130,9 @@ def _housekeeping() -> None:
         )
 
 
-def _set_slots() -> None:
+def _set_slots(kind: str) -> None:
     try:
-        queue.set_slots(store.default_root(), st.session_state["slots"])
+        queue.set_slots(store.default_root(), st.session_state[f"slots-{kind}"], kind)
     except StoreError as error:
         st.session_state["problem"] = str(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import streamlit as st
 
 from bnviz import jobs, queue, store
 from bnviz.config import ConfigError
-from bnviz.processes import has_process, silent_for_s, true_status
+from bnviz.processes import has_process, is_worker, silent_for_s, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
 from bnviz.store import Run, StoreError
 from bnviz.ui import controls
@@ -18,6 +19,8 @@ from bnviz.ui.text import duration, literal
 
 TOGETHER_S = 5
 """Runs submitted within this time of each other were started together."""
+
+ADVANCE_INTERVAL_S = 5.0
 
 LOG_TAIL_BYTES = 4_000
 
@@ -74,7 +77,12 @@ def progress_rows(runs: Sequence[Run], names: Sequence[str]) -> None:
     statuses = [true_status(run) for run in runs]
     places: dict[str, int] = {}
     if any(status.state is State.QUEUED and status.pid is None for status in statuses):
-        line = queue.waiting(store.default_root())
+        root = store.default_root()
+        if time.monotonic() - st.session_state.get("advanced", 0.0) > ADVANCE_INTERVAL_S:
+            st.session_state["advanced"] = time.monotonic()
+            with contextlib.suppress(StoreError):  # the page says so when it is drawn in full
+                queue.advance(root)  # where even the shells that wait for workers were killed
+        line = queue.waiting(root)
         places = {run.run_id: place for place, run in enumerate(line, start=1)}
     for run, name, status in zip(runs, names, statuses, strict=True):
         _row(run, name, status, places.get(run.run_id))
@@ -99,7 +107,8 @@ def _row(run: Run, name: str, status: Status, place: int | None) -> None:
         elif state in RESUMABLE:
             _button(run, "go", "Resume", jobs.resume, "play_arrow")
         if state in UNFINISHED:
-            cancelling = jobs.CANCEL in asked and has_process(status)
+            hangs = silent_for_s(status) is not None  # then a second click kills
+            cancelling = jobs.CANCEL in asked and has_process(status) and not hangs
             label = "Cancelling" if cancelling else "Cancel"
             _button(run, "cancel", label, jobs.cancel, "stop", cancelling)
         with st.popover("More", key=f"more-{run.run_id}"):
@@ -164,8 +173,10 @@ def unreadable(run: Run, error: StoreError) -> None:
 def _learning_rate(run: Run) -> None:
     key = f"rate-{run.run_id}"
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        began_with = run.config.optimizer.learning_rate
-        st.number_input("Learning rate", value=began_with, step=None, format="%g", key=key)
+        changes = run.events().query("name == 'learning_rate'")["value"]
+        now = float(changes.iloc[-1]) if len(changes) else run.config.optimizer.learning_rate
+        st.session_state.setdefault(key, now)
+        st.number_input("Learning rate", step=None, format="%g", key=key)
         st.button(
             "Set",
             key=f"set-{run.run_id}",
@@ -230,12 +241,15 @@ def _explain(run: Run, status: Status, place: int | None) -> None:
     state = status.state
     silence = silent_for_s(status)
     if silence is not None:
+        end = "Cancel ends it" if is_worker(status.pid or 0) else f"End process {status.pid}"
         st.warning(
             f"No sign of life for {duration(silence)}: it hangs, or the machine is too busy. "
-            "Cancel ends it; then it can be resumed from its last checkpoint."
+            f"{end}; then it can be resumed from its last checkpoint."
         )
     elif place is not None:
-        st.caption(f"Number {place} in line for a free slot.")
+        held_up = queue.held_up(store.default_root())
+        wait = f"but {held_up}" if held_up else "waiting for a free slot"
+        st.caption(f"Number {place} in line, {wait}.")
     elif state is State.QUEUED:
         st.caption("Starting: loading PyTorch and the data takes a few seconds.")
     elif state is State.PAUSED and status.reason:

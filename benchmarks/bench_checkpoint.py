@@ -1,0 +1,67 @@
+"""What checkpoints cost a training: `python benchmarks/bench_checkpoint.py`.
+
+Trains the preset `figure1` with BN in this process, as a worker does, with checkpoints at the usual
+interval and without any, in turn, and prints the time of one save and the ratio of the two.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bnviz import checkpoint, data, worker
+from bnviz.config import find_preset
+
+STEPS = 25_000
+TURNS = 3
+
+
+def main() -> None:
+    config = find_preset("figure1").runs["with-bn"].replace({"training.steps": STEPS})
+    digits = data.load_mnist()
+    saves: list[float] = []
+    save = checkpoint.save
+
+    def timed_save(path: Path, state: dict[str, Any]) -> None:
+        began = time.perf_counter()
+        save(path, state)
+        saves.append(time.perf_counter() - began)
+
+    checkpoint.save = timed_save
+    interval = worker.CHECKPOINT_INTERVAL_S
+    seconds: dict[float, list[float]] = {interval: [], 1e9: []}
+    for _ in range(TURNS):
+        for wait, times in seconds.items():
+            worker.CHECKPOINT_INTERVAL_S = wait
+            with tempfile.TemporaryDirectory() as root:
+                run = worker.run_here(config, Path(root), train_on=digits)
+                times.append(float(run.metrics()["wall_time_s"].iloc[-1]))
+    size = sum(tensor.numel() * 4 for tensor in _last_state(config, digits).values())
+    print(
+        f"one save: median {statistics.median(saves) * 1000:.1f} ms, at most "
+        f"{max(saves) * 1000:.1f} ms ({len(saves)} saves, {size / 1e6:.2f} MB of parameters)"
+    )
+    with_saves, without = (statistics.median(times) for times in seconds.values())
+    print(
+        f"{STEPS:,} steps: {with_saves:.2f} s with a checkpoint every {interval:.0f} s, "
+        f"{without:.2f} s with the last one alone: {with_saves / without:.4f} times "
+        f"(each of {TURNS} turns: {seconds})"
+    )
+    print(f"a save each {interval:.0f} s: {statistics.median(saves) / interval:.2%} of the time")
+
+
+def _last_state(config: Any, digits: data.ImageData) -> dict[str, Any]:
+    from bnviz.training import Trainer
+
+    model: dict[str, Any] = Trainer(config, digits).model.state_dict()
+    return model
+
+
+if __name__ == "__main__":
+    main()
