@@ -175,8 +175,7 @@ def _learning_rate(run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         changes = run.events().query("name == 'learning_rate'")["value"]
         now = float(changes.iloc[-1]) if len(changes) else run.config.optimizer.learning_rate
-        st.session_state.setdefault(key, now)
-        st.number_input("Learning rate", step=None, format="%g", key=key)
+        st.number_input("Learning rate", value=now, step=None, format="%g", key=key)
         st.button(
             "Set",
             key=f"set-{run.run_id}",
