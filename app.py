@@ -4,9 +4,29 @@ from pathlib import Path
 
 import streamlit as st
 
-from bnviz.ui import lab
+from bnviz.ui import compare_page, distributions_page, lab, runs_page, sweeps_page
 
 ICON = Path(__file__).resolve().parent / "bnviz" / "assets" / "icon.svg"
 
 st.set_page_config(page_title="bnviz", page_icon=str(ICON), layout="wide")
-st.navigation([st.Page(lab.page, title="Lab", default=True)], position="hidden").run()
+pages = {
+    "lab": st.Page(lab.page, title="Lab", icon=":material/science:", default=True),
+    "runs": st.Page(runs_page.page, title="Runs", icon=":material/table_rows:", url_path="runs"),
+    "compare": st.Page(
+        compare_page.page,
+        title="Compare",
+        icon=":material/stacked_line_chart:",
+        url_path="compare",
+    ),
+    "distributions": st.Page(
+        distributions_page.page,
+        title="Distributions",
+        icon=":material/waves:",
+        url_path="distributions",
+    ),
+    "sweeps": st.Page(
+        sweeps_page.page, title="Sweeps", icon=":material/grid_on:", url_path="sweeps"
+    ),
+}
+st.session_state["pages"] = pages  # so that one page can lead to another
+st.navigation(list(pages.values()), position="top").run()

@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bnviz import bundle, jobs, queue, store, unbundle
 from bnviz import export as exporting
-from bnviz import jobs, queue, store
 from bnviz.config import ConfigError, allowed, find_preset, parse_setting
 from bnviz.config import presets as all_presets
 from bnviz.processes import true_status
@@ -85,8 +85,9 @@ def run(
         overrides = dict(map(parse_setting, settings or []))
         configs = {name: c.replace(overrides) for name, c in experiment.runs.items()}
         started = []
+        group = jobs.new_group(experiment.name) if experiment.sweep else ""
         for name, config in configs.items():
-            run_id = jobs.submit(config, _root(root), f"{experiment.name}-{name}")
+            run_id = jobs.submit(config, _root(root), f"{experiment.name}-{name}", group)
             print(run_id, flush=True)
             started.append(_find(root, run_id))
         if detach:
@@ -291,6 +292,29 @@ def empty_trash(root: Root = None) -> None:
     """Remove deleted runs for good."""
     with _plain_errors():
         print(f"{jobs.empty_trash(_root(root))} removed", file=sys.stderr)
+
+
+@app.command("pack")
+def pack_runs(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...")],
+    to: Annotated[Path, typer.Option(help="The zip file to write.")],
+    root: Root = None,
+) -> None:
+    """Write whole runs into one zip file, which `import` opens on another machine."""
+    with _plain_errors():
+        bundle.pack([_find(root, run_id) for run_id in run_ids], to)
+        print(to)
+
+
+@app.command("import")
+def import_runs(
+    file: Annotated[Path, typer.Argument(help="A zip file that `pack` or the page wrote.")],
+    root: Root = None,
+) -> None:
+    """Add the runs of a zip file; print their ids."""
+    with _plain_errors():
+        for run_id in unbundle.unpack(file, _root(root)):
+            print(run_id)
 
 
 @app.command()

@@ -27,7 +27,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
         if path != "model.normalization" and len({str(values[path]) for values in flat}) > 1
     ]
     names = [
-        ", ".join([run.config.label, *(_setting(path, values[path]) for path in differing)])
+        ", ".join([run.config.label, *(setting(path, values[path]) for path in differing)])
         for run, values in zip(runs, flat, strict=True)
     ]
     return [  # equal configurations: the id tells them apart
@@ -41,7 +41,7 @@ def shared_settings(runs: Sequence[Run]) -> str:
     flat = [run.config.flat() for run in runs]
     defaults = RunConfig().flat()
     settings = [
-        _setting(path, value)
+        setting(path, value)
         for path, value in flat[0].items()
         if path != "model.normalization"
         and (path in ALWAYS_TOLD or value != defaults[path])
@@ -72,7 +72,7 @@ def _sample(config: RunConfig) -> str:
     return f"a fixed sample of {config.trace.probe_size:,} test examples"
 
 
-def _setting(path: str, value: Any) -> str:
+def setting(path: str, value: Any) -> str:
     """A value of the configuration in words: "learning rate 0.15"."""
     part, key = path.split(".")
     name = key.replace("_", " ") if key != "kind" else part

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from bnviz import grids
+
 TRAIN_EXAMPLES = {"mnist": 60_000}
 """Training examples of each data set, known here so that a batch size is checked before a start."""
 
@@ -241,16 +243,21 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named experiment: one or more runs, and why they are worth running."""
+    """A named experiment: one or more runs, and why they are worth running.
+
+    `sweep` names the settings (dotted paths) of which its runs are all combinations.
+    """
 
     name: str
     title: str
     why: str
     runs: dict[str, RunConfig]
+    sweep: tuple[str, ...] = ()
 
 
 def load_preset(path: Path) -> Preset:
-    """Read a preset: differences from the defaults, common ones first, then each `[[runs]]`.
+    """Read a preset: differences from the defaults, common ones first, then each `[[runs]]`, or
+    `[sweep]`, lists of values of which there is a run for each combination.
 
     Raises:
         ConfigError: unreadable, not TOML, or not a valid experiment.
@@ -263,7 +270,12 @@ def load_preset(path: Path) -> Preset:
         raise ConfigError([f"{path} is not valid TOML: {error}"]) from None
     title = values.pop("title", path.stem)
     why = values.pop("why", "")
+    sweep = values.pop("sweep", {})
+    if sweep and "runs" in values:
+        raise ConfigError([f"{path}: give either [[runs]] or [sweep]"])
     runs = values.pop("runs", [{"name": "run"}])
+    if sweep:
+        runs, sweep = _sweep_runs(path, sweep)
     if not isinstance(title, str) or not isinstance(why, str):
         raise ConfigError([f"{path}: title and why must be text"])
     if not (isinstance(runs, list) and runs and all(isinstance(run, dict) for run in runs)):
@@ -276,7 +288,22 @@ def load_preset(path: Path) -> Preset:
         combined = json.loads(json.dumps(values, default=str))
         merge(combined, run)
         configs[name] = RunConfig.parse(combined)
-    return Preset(path.stem, title, " ".join(why.split()), configs)
+    return Preset(path.stem, title, " ".join(why.split()), configs, tuple(sweep))
+
+
+def _sweep_runs(path: Path, sweep: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The runs of a `[sweep]` table, and its values by dotted path."""
+    if not (isinstance(sweep, dict) and all(isinstance(part, dict) for part in sweep.values())):
+        raise ConfigError([f"{path}: write in [sweep], for example, training.seed = [0, 1]"])
+    values = {f"{part}.{key}": v for part, keys in sweep.items() for key, v in keys.items()}
+    for dotted, choices in values.items():
+        if not isinstance(choices, list):
+            raise ConfigError([f"{path}: sweep.{dotted}: must be a list of values"])
+    try:
+        chosen = grids.combinations(values)
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    return [{"name": grids.run_name(one), **unflatten(one)} for one in chosen], values
 
 
 def presets(directory: Path = PRESET_DIR) -> dict[str, Preset]:

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bnviz import paper
+from bnviz import paper, style
 from bnviz.config import RunConfig
-from bnviz.downsample import PLOT_LIMIT, downsample
 from bnviz.schema import EVENTS, METRICS, PERCENTILES
 
 SHOWN_PERCENTAGES = (15, 50, 85)
@@ -23,20 +21,8 @@ SHOWN_PERCENTAGES = (15, 50, 85)
 MAX_PANELS = 4
 """Percentile panels side by side; more would be too narrow to read."""
 
-COLOURS = {
-    "batch": ("#0072B2", "#56B4E9", "#004A75", "#8FC7EA"),
-    "none": ("#222222", "#7A7A7A", "#4D4D4D", "#A6A6A6"),
-}
-"""With BN blue, without black, as in the paper; lighter and darker for further runs. They also
-differ in lightness and in dash, so they are told apart without colour."""
-
-DASHES = {"batch": "solid", "none": "dash"}
-PAPER_COLOUR = "#D55E00"
 ACCURACY_FLOOR = 0.7
 """Where the paper's accuracy axis begins; ours goes down to 0 while a chosen run is below it."""
-
-FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
-GRID_COLOUR = "rgba(128, 128, 128, 0.22)"
 
 
 @dataclass(frozen=True)
@@ -107,7 +93,7 @@ def figure1(
     )
     figure.update_annotations(font_size=14 if between == ": " else 12)  # the titles
     places = [(i + 1, 1) if stacked else (1, i + 1) for i in range(count)]
-    colours = _colours(ordered)
+    colours = style.colours([run.normalization for run in ordered])
     longest = max((run.steps for run in runs), default=paper.STEPS)
 
     if with_paper:
@@ -117,22 +103,29 @@ def figure1(
         tests = run.metrics[run.metrics["split"] == "test"]
         if len(tests) and tests["accuracy"].max() < ACCURACY_FLOOR:
             floor = 0.0
-        style = {"color": colour, "dash": DASHES[run.normalization], "width": 2}
-        uid = f"{run.run_id}-accuracy"
-        hover = "%{y:.4f} at %{x:,}"  # runs may be evaluated at different steps
-        _add_line(
-            figure, places[0], tests["step"], tests["accuracy"], run.label, style, uid, hover, True
+        style.add_line(
+            figure,
+            places[0],
+            tests["step"],
+            tests["accuracy"],
+            name=run.label,
+            line={"color": colour, "dash": style.DASHES[run.normalization], "width": 2},
+            uid=f"{run.run_id}-accuracy",  # legend choices follow the line when others come and go
+            hovertemplate="%{y:.4f} at %{x:,}",  # runs may be evaluated at different steps
         )
     shown: dict[tuple[int, int], tuple[int, int]] = {}
     for run, colour, place in zip(panels, colours, places[1:], strict=False):
         for percentage in percentages:
-            width = 2.2 if percentage == 50 else 1.3
-            style = {"color": colour, "dash": "solid", "width": width}
-            values = run.percentiles[f"p{percentage}"]
-            name = f"{percentage}th percentile"
-            uid = f"{run.run_id}-p{percentage}"
-            shown[place] = _add_line(
-                figure, place, run.percentiles["step"], values, name, style, uid, "%{y:.4f}", False
+            shown[place] = style.add_line(
+                figure,
+                place,
+                run.percentiles["step"],
+                run.percentiles[f"p{percentage}"],
+                name=f"{percentage}th percentile",
+                line={"color": colour, "width": 2.2 if percentage == 50 else 1.3},
+                uid=f"{run.run_id}-p{percentage}",
+                hovertemplate="%{y:.4f}",
+                showlegend=False,
             )
 
     marks = [
@@ -148,9 +141,9 @@ def figure1(
     )
 
     figure.update_xaxes(
-        range=[0, longest], title_text="step", tickformat="~s", hoverformat=",d", **_axis()
+        range=[0, longest], title_text="step", tickformat="~s", hoverformat=",d", **style.axis()
     )
-    figure.update_yaxes(**_axis())
+    figure.update_yaxes(**style.axis())
     figure.update_yaxes(range=[floor, 1.0], tickformat=".2~f", row=1, col=1)
     names = ", ".join(map(str, percentages)) + "th"
     kinds = {run.nonlinearity for run in panels}
@@ -168,7 +161,8 @@ def figure1(
         figure.update_yaxes(
             title_text=title, matches="y2" if i else None, uirevision=scene, row=row, col=col
         )
-    figure.update_layout(**_layout(count, stacked))
+    height = 300 * count + 108 if stacked else 444
+    figure.update_layout(**style.layout(height, bottom=108 if stacked else 84))
     return figure
 
 
@@ -190,36 +184,6 @@ def describe(runs: Sequence[RunData], layer: str, unit: int) -> str:
             )
         parts.append(text + ".")
     return " ".join(parts)
-
-
-def _add_line(
-    figure: go.Figure,
-    place: tuple[int, int],
-    x: pd.Series,
-    y: pd.Series,
-    name: str,
-    line: dict[str, Any],
-    uid: str,
-    hovertemplate: str,
-    legend: bool,
-) -> tuple[int, int]:
-    """Draw a line, downsampled. Returns the number of points drawn and available."""
-    keep = downsample(x, y, PLOT_LIMIT)
-    figure.add_trace(
-        go.Scatter(
-            x=x.to_numpy()[keep],
-            y=y.to_numpy()[keep].astype(np.float32),
-            name=name,
-            mode="lines",
-            line=line,
-            showlegend=legend,
-            uid=uid,  # legend choices follow the line when others come and go
-            hovertemplate=hovertemplate,
-        ),
-        row=place[0],
-        col=place[1],
-    )
-    return len(keep), len(x)
 
 
 def _event_marks(
@@ -270,7 +234,7 @@ def _add_paper(
                 legendgroup="paper",
                 showlegend=first,
                 mode="lines",
-                line={"color": PAPER_COLOUR, "dash": dash, "width": 1.3},
+                line={"color": style.PAPER_COLOUR, "dash": dash, "width": 1.3},
                 hoverinfo="skip",
             ),
             row=place[0],
@@ -283,49 +247,3 @@ def _add_paper(
         for percentage in set(percentages) & set(SHOWN_PERCENTAGES):
             curve = paper.percentile(run.normalization, percentage)
             add(curve, f"paper, {percentage}th", place, "solid", False)
-
-
-def _colours(ordered: Sequence[RunData]) -> list[str]:
-    seen = dict.fromkeys(COLOURS, 0)
-    colours = []
-    for run in ordered:
-        shades = COLOURS[run.normalization]
-        colours.append(shades[seen[run.normalization] % len(shades)])
-        seen[run.normalization] += 1
-    return colours
-
-
-def _axis() -> dict[str, Any]:
-    return {
-        "showline": True,
-        "mirror": True,
-        "linecolor": "rgba(128, 128, 128, 0.6)",
-        "gridcolor": GRID_COLOUR,
-        "zeroline": False,
-        "ticks": "inside",
-        "title_standoff": 6,
-        "title_font_size": 13,
-    }
-
-
-def _layout(count: int, stacked: bool) -> dict[str, Any]:
-    return {
-        "template": "none",
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "rgba(0, 0, 0, 0)",
-        "font": {"family": FONT, "size": 13, "color": "#222222"},
-        "height": 300 * count + 108 if stacked else 444,
-        # Above the titles is plotly's toolbar; on a narrow screen the legend may take two lines.
-        "margin": {"l": 52, "r": 14, "t": 60, "b": 108 if stacked else 84},
-        "modebar": {"bgcolor": "rgba(0, 0, 0, 0)"},
-        "hovermode": "x unified",
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "y": 0,
-            "yref": "container",
-            "xanchor": "left",
-            "yanchor": "bottom",
-        },
-        "uirevision": "keep",
-    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bnviz import queue
+from bnviz.about import About
 from bnviz.config import RunConfig
 from bnviz.files import sync, write_aside
 from bnviz.processes import has_process, is_worker, kill, silent_for_s, true_status
@@ -39,14 +41,17 @@ TRASH_DAYS = 30
 """Deleted runs are kept this long, unless the trash is emptied."""
 
 
-def submit(config: RunConfig, root: Path, name: str) -> str:
+def submit(config: RunConfig, root: Path, name: str, group: str = "") -> str:
     """Put a run into the queue. It starts at once where a slot is free. Returns its id.
+
+    Args:
+        group: the same for runs that are started together, such as those of a sweep.
 
     Raises:
         StoreError: the root is not a folder that can be written, or no process can be started.
     """
     with locked(root):
-        run_id = create(config, root, name).directory.name
+        run_id = create(config, root, name, group).directory.name
         try:
             queue.advance_locked(root)
         except queue.CannotStart as error:
@@ -56,7 +61,7 @@ def submit(config: RunConfig, root: Path, name: str) -> str:
     return run_id
 
 
-def create(config: RunConfig, root: Path, name: str) -> RunPaths:
+def create(config: RunConfig, root: Path, name: str, group: str = "") -> RunPaths:
     """Make the directory of a run that waits in the queue; the root's lock is held."""
     paths = RunPaths(root / new_run_id(name))
     try:
@@ -73,12 +78,19 @@ def create(config: RunConfig, root: Path, name: str) -> RunPaths:
             ),
             durable=True,
         )
+        if group:
+            write_aside(paths.about, About(group=group).model_dump_json(indent=2) + "\n")
         write_config(paths, config)  # the last one: with it, the run is there
         sync(root)
     except OSError as error:
         shutil.rmtree(paths.directory, ignore_errors=True)
         raise StoreError(cannot_write(root, error)) from error
     return paths
+
+
+def new_group(name: str) -> str:
+    """The name of a group of runs that no other group has."""
+    return f"{name} {time.strftime('%m-%d %H:%M')} {secrets.token_hex(2)}"
 
 
 def cancel(run: Run) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
@@ -37,6 +38,7 @@ class RunPaths:
         self.directory = directory
         self.config = directory / "config.json"
         self.status = directory / "status.json"
+        self.about = directory / "about.json"
         self.control = directory / "control"
         self.log = directory / "log.txt"
         self.checkpoint = directory / "checkpoint.pt"
@@ -171,6 +173,24 @@ class Run:
         if steps is not None:
             filters.append(("step", "in", tuple(sorted(steps))))
         return self._read("percentiles", filters or None).to_pandas()
+
+    def grid(self, layer: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """All stored percentiles of a layer: steps (records,), values (records, units, GRID).
+
+        Steps at which not all units were recorded (a part is damaged) are left out.
+
+        Raises:
+            StoreError: the run has no such layer.
+        """
+        table = self.percentiles(layer)
+        units = self.layers[layer]
+        steps, counts = np.unique(table["step"].to_numpy(), return_counts=True)
+        if (counts != units).any():
+            table = table[table["step"].isin(steps[counts == units])]
+            steps = steps[counts == units]
+        values = table[list(GRID_COLUMNS)].to_numpy()  # sorted by unit, then step
+        by_unit = values.reshape(units, len(steps), len(GRID_COLUMNS))
+        return steps.astype(np.int64), by_unit.swapaxes(0, 1)
 
     def check_unit(self, layer: str | None, unit: int | None) -> None:
         """Raises StoreError, saying what there is, where the run lacks the layer or the unit."""

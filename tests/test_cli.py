@@ -180,3 +180,17 @@ def test_a_run_is_controlled_from_the_command_line(root):
     bnviz("delete", ids[0], root=root)
     assert "1 removed" in bnviz("empty-trash", root=root).stderr
     assert bnviz("slots", "3", root=root).stdout.split()[:2] == ["cpu", "3"]
+
+
+def test_runs_travel_as_a_zip_file(root, tmp_path):
+    ids = bnviz("run", "figure1", "--set", "training.steps=20", root=root).stdout.split()
+    file = tmp_path / "runs.zip"
+    assert bnviz("pack", *ids, "--to", str(file), root=root).stdout.strip() == str(file)
+    other = tmp_path / "other"
+    assert sorted(bnviz("import", str(file), root=other).stdout.split()) == sorted(ids)
+    for run_id in ids:
+        mine, theirs = (open_run(folder / run_id) for folder in (root, other))
+        assert theirs.metrics().equals(mine.metrics())
+        assert theirs.status.state == "COMPLETED"
+    assert "already; delete that one first" in refused("import", file, root=other)
+    assert "is no readable zip file" in refused("import", __file__, root=other)

@@ -7,6 +7,7 @@ import pytest
 
 from bnviz import figures, paper
 from bnviz.config import RunConfig
+from bnviz.downsample import PLOT_LIMIT
 from bnviz.figures import RunData, describe, figure1
 from bnviz.schema import GRID
 
@@ -139,7 +140,7 @@ def test_the_digitised_paper_is_read_as_stated_in_the_facts():
 def test_a_long_trace_is_thinned_and_says_so():
     long = run_data(records=5_000)
     figure = figure1([long], "hidden3", "unit 7")
-    assert all(len(t.x) <= figures.PLOT_LIMIT for t in figure.data)
+    assert all(len(t.x) <= PLOT_LIMIT for t in figure.data)
     drawn = len(figure.data[-1].x)
     assert drawn > 1_900
     assert figure.layout.xaxis2.title.text == f"step ({drawn:,} of 5,000 points)"

@@ -267,7 +267,7 @@ def submitted(monkeypatch):
     """Configurations that were submitted; nothing is started."""
     configs = []
 
-    def submit(config, root, name):
+    def submit(config, root, name, group=""):
         configs.append(config)
         return f"20260101-00000{len(configs)}-test-abcdef"
 

@@ -57,6 +57,13 @@ async function draw(chart) {
   await Plotly.react(chart.plot, figure.data, figure.layout,
                      { displaylogo: false, doubleClick: "reset+autosize",
                        modeBarButtonsToRemove: ["lasso2d", "select2d", "toImage"] });
+  if (!chart.listens) {
+    chart.listens = true;
+    chart.plot.on("plotly_click", (event) => {
+      const clicked = event.points[0]?.customdata;
+      if (clicked) chart.report("clicked", Array.from(clicked));
+    });
+  }
   chart.drawnWidth = width;
   const ours = chart.plot.calcdata.filter((points) => points[0].trace.legendgroup !== "paper");
   chart.plot.dataset.points = ours.reduce((n, points) => n + points.length, 0);
@@ -91,7 +98,7 @@ async function save(chart, format) {
 }
 
 export default function (component) {
-  const { data, parentElement } = component;
+  const { data, parentElement, setTriggerValue } = component;
   const root = parentElement.querySelector(".bnviz-chart");
   let chart = charts.get(root);
   if (!chart) {
@@ -102,6 +109,7 @@ export default function (component) {
     }
     new ResizeObserver(() => fit(chart)).observe(chart.plot);
   }
+  chart.report = setTriggerValue;
   chart.plotlyUrl = new URL(data.plotly_url, document.baseURI).href;
   chart.filename = data.filename;
   chart.plot.setAttribute("aria-label", data.alt);

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -80,9 +81,22 @@ def draw(wide: go.Figure, narrow: go.Figure, alt: str, filename: str) -> Drawing
     return Drawing(json.dumps(payload), alt, filename)
 
 
-def show(drawing: Drawing, *, key: str) -> None:
-    """Show a drawing; called again with the same key, update it."""
-    _component(key=key, data={**asdict(drawing), "plotly_url": _plotly_url()})
+def show(
+    drawing: Drawing, *, key: str, on_click: Callable[[list[float]], None] | None = None
+) -> None:
+    """Show a drawing; called again with the same key, update it.
+
+    Args:
+        on_click: called with the customdata of a point that is clicked.
+    """
+
+    def clicked() -> None:
+        point = getattr(st.session_state.get(key), "clicked", None)
+        if on_click and isinstance(point, list) and all(type(v) in (int, float) for v in point):
+            on_click(point)
+
+    data = {**asdict(drawing), "plotly_url": _plotly_url()}
+    _component(key=key, data=data, on_clicked_change=clicked)
 
 
 @cache

@@ -34,6 +34,7 @@ def sidebar(start: Callable[[], None]) -> Setup:
     name = st.selectbox(
         "Preset",
         list(available),
+        index=list(available).index("figure1"),
         key="preset",
         bind="query-params",
         help="An experiment with its settings. Changing any control below makes it your own.",
@@ -62,7 +63,10 @@ def sidebar(start: Callable[[], None]) -> Setup:
     setup = read()
     for problem in setup.problems:
         st.error(literal(problem), icon=":material/block:")
-    count = 2 if st.session_state["bn"] == BOTH else 1
+    if preset.sweep:
+        names = ", ".join(p.rpartition(".")[2].replace("_", " ") for p in preset.sweep)
+        st.caption(f"This preset sweeps: {literal(names)}.")
+    count = len(setup.runs)
     st.button(
         f"Start {count} runs" if count > 1 else "Start",
         type="primary",
@@ -161,7 +165,7 @@ def load(config: RunConfig) -> list[str]:
         st.session_state[key] = values[path]
     st.session_state["bn"] = WITH if config.model.normalization == "batch" else WITHOUT
     st.session_state["lr_slider"] = _nearest(values["optimizer.learning_rate"])
-    preset = presets()[st.session_state["preset"]]
+    preset = presets()[st.session_state.get("preset", "figure1")]
     defaults = next(iter(preset.runs.values())).flat()
     controlled = {*CONTROLS, "model.normalization"}
     return [path for path in values if path not in controlled and values[path] != defaults[path]]
@@ -171,7 +175,8 @@ def read() -> Setup:
     """What the controls say now. In a callback, too: a value typed just before a click counts."""
     state = st.session_state
     preset = presets()[state["preset"]]
-    settings = {path: state[key] for path, key in CONTROLS.items()}
+    # What a sweep varies is not for the controls.
+    settings = {p: state[key] for p, key in CONTROLS.items() if p not in preset.sweep}
     wanted = {BOTH: ("none", "batch"), WITH: ("batch",), WITHOUT: ("none",)}[state["bn"]]
     runs, problems = {}, []
     for run_name, config in preset.runs.items():

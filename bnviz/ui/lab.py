@@ -6,7 +6,7 @@ import streamlit as st
 
 from bnviz import captions, export, figures, jobs, queue, store
 from bnviz.store import Run, StoreError
-from bnviz.ui import chart, controls, runs
+from bnviz.ui import chart, controls, runs, shown
 from bnviz.ui.text import literal
 
 TICK_S = 1.0
@@ -16,7 +16,6 @@ SETTLED_S = 10.0
 full, and a download clicked in that moment fails: most are clicked right at the end."""
 
 TYPICAL = "typical"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 INTRODUCTION = """
 This dashboard trains a small network on handwritten digits twice, **without** and **with batch
@@ -42,17 +41,16 @@ READING = """
 
 
 def page() -> None:
-    st.session_state.pop("refresh", None)  # all is drawn anew
     with st.sidebar:
         setup = controls.sidebar(_start)
-    st.html("<style>.stMainBlockContainer { padding-top: 2.5rem; }</style>")
+    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
     st.header("Internal covariate shift, live", anchor=False)
-    _messages()
+    shown.messages()
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         _empty(setup)
         return
-    chosen = _choose(run_ids)
+    chosen = shown.choose(run_ids)
     if not chosen:
         st.info("Choose runs above to see them, or press Start to train new ones.")
         return
@@ -68,36 +66,6 @@ def page() -> None:
         st.markdown(READING)
     with st.expander(f"About the preset {setup.preset.name}"):
         st.markdown(f"**{literal(setup.preset.title)}**\n\n{literal(setup.preset.why)}")
-
-
-def _messages() -> None:
-    """What the user must know before anything else."""
-    address = str(st.get_option("server.address") or "")
-    if address not in LOOPBACK:
-        st.warning(
-            "This dashboard can be reached from other machines, and whoever reaches it can start "
-            "and delete runs. To prevent that, start it with --server.address=127.0.0.1.",
-            icon=":material/public:",
-        )
-    if problem := st.session_state.pop("problem", None):
-        st.error(literal(problem), icon=":material/block:")
-    try:
-        if store.default_root().is_dir():
-            queue.advance(store.default_root())
-    except StoreError as error:
-        st.error(literal(str(error)), icon=":material/block:")
-    if (run_id := st.session_state.get("deleted")) in jobs.deleted(store.default_root()):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.info(f"Deleted {run_id}.", icon=":material/delete:")
-            st.button("Undo", key="undo", icon=":material/undo:", on_click=_undo, args=(run_id,))
-
-
-def _undo(run_id: str) -> None:
-    try:
-        jobs.restore(store.default_root(), run_id)
-        st.session_state["runs"] = [*st.session_state.get("runs", []), run_id]
-    except StoreError as error:
-        st.session_state["problem"] = str(error)
 
 
 def _housekeeping() -> None:
@@ -142,13 +110,14 @@ def _start() -> None:
     if setup.problems:
         return  # the page that is drawn next says them
     started: list[str] = []
+    group = jobs.new_group(setup.preset.name) if setup.preset.sweep else ""
     try:
         for name, config in setup.runs.items():
-            started.append(jobs.submit(config, store.default_root(), name))
+            started.append(jobs.submit(config, store.default_root(), name, group))
     except StoreError as error:
         st.session_state["problem"] = str(error)
     if started:
-        st.session_state["runs"] = started
+        shown.show(started)
 
 
 def _empty(setup: controls.Setup) -> None:
@@ -187,46 +156,6 @@ def _draw(
         for stacked in (False, True)
     )
     return chart.draw(wide, narrow, alt, f"figure1-{layer}-{unit.replace(' ', '')}")
-
-
-def _choose(run_ids: list[str]) -> list[Run]:
-    """The runs to show. The address holds them, so a reload or another tab shows the same."""
-    if "runs" not in st.session_state:
-        wanted = st.query_params.get_all("run")
-        st.session_state["runs"] = [run_id for run_id in wanted if run_id in run_ids]
-        for run_id in set(wanted) - set(run_ids):
-            st.warning(f"The address names a run that is not here: {literal(run_id[:80])}")
-        if not wanted:
-            st.session_state["runs"] = runs.latest(run_ids)
-    st.session_state["runs"] = [r for r in st.session_state["runs"] if r in run_ids]
-    names = {}
-    for run_id in run_ids:
-        day, clock, name = run_id[4:8], run_id[9:15], run_id[16:]
-        names[run_id] = f"{day[:2]}-{day[2:]} {clock[:2]}:{clock[2:4]} {name}"
-    selected = st.multiselect(
-        "Runs shown",
-        run_ids,
-        key="runs",
-        format_func=names.__getitem__,
-        placeholder="Choose runs",
-        help="Newest first. All are in the accuracy panel; percentile panels are drawn for four, "
-        "those without BN first.",
-    )
-    if st.query_params.get_all("run") != selected:
-        st.query_params["run"] = selected
-    found = []
-    for run_id in selected:
-        try:
-            run = runs.find(run_id)
-        except StoreError as error:  # removed at this very moment
-            st.error(literal(str(error)), icon=":material/error:")
-            continue
-        try:
-            assert run.config
-            found.append(run)
-        except StoreError as error:
-            runs.unreadable(run, error)
-    return sorted(found, key=lambda run: (run.config.model.normalization == "batch", run.run_id))
 
 
 def _view(chosen: list[Run]) -> tuple[str, int | None, bool]:

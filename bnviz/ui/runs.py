@@ -200,7 +200,8 @@ def _retry(run: Run) -> None:
 
 def _delete(run: Run) -> None:
     jobs.delete(run)
-    st.session_state["deleted"] = run.run_id
+    st.session_state["deleted"] = [run.run_id]
+    st.session_state["were_shown"] = [run.run_id]
 
 
 def _copy(run: Run) -> None:

@@ -1,0 +1,263 @@
+"""Several runs against one another: curves, means over seeds, steps to an accuracy (Figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+
+from bnviz import style
+
+MEASURES = {
+    "test accuracy": ("test", "accuracy"),
+    "test loss": ("test", "loss"),
+    "train loss": ("train", "loss"),
+}
+"""What is drawn over time: split and column of the metrics table."""
+
+X_AXES = {"step": "step", "epoch": "epoch", "wall time": "seconds of training"}
+"""What it is drawn against, with the axis title."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measure of one run, or of several that differ in their seed alone.
+
+    `x` and `y` have one value a record, shape (n,); `low` and `high` span the runs of the group.
+    """
+
+    label: str
+    normalization: str
+    uid: str
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64] | None = None
+    high: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comparing needs of a run: its name, all rows of `metrics`, and its configuration's
+    values by dotted path."""
+
+    run_id: str
+    label: str
+    metrics: pd.DataFrame
+    settings: dict[str, Any]
+    steps_per_epoch: float
+
+
+def curve(run: Compared, measure: str, x_axis: str) -> Curve:
+    """One run's measure (see MEASURES) against step, epoch or wall time."""
+    rows = _rows(run, measure)
+    x = {
+        "step": rows["step"],
+        "epoch": rows["step"] / run.steps_per_epoch,
+        "wall time": rows["wall_time_s"],
+    }[x_axis]
+    return Curve(
+        run.label,
+        str(run.settings["model.normalization"]),
+        run.run_id,
+        x.to_numpy(np.float64),
+        rows[MEASURES[measure][1]].to_numpy(np.float64),
+    )
+
+
+def over_seeds(runs: Sequence[Compared]) -> list[list[Compared]]:
+    """Groups of runs that differ in nothing but `training.seed`, in the order of the first."""
+    groups: dict[str, list[Compared]] = {}
+    for run in runs:
+        others = {p: value for p, value in run.settings.items() if p != "training.seed"}
+        groups.setdefault(repr(sorted(others.items())), []).append(run)
+    return list(groups.values())
+
+
+def mean_curve(group: Sequence[Compared], measure: str, x_axis: str) -> Curve:
+    """Mean, minimum and maximum of a group at the steps that all of its runs have recorded."""
+    if len(group) == 1:
+        return curve(group[0], measure, x_axis)
+    column = MEASURES[measure][1]
+    values = pd.concat(
+        {run.run_id: _rows(run, measure).set_index("step")[column] for run in group},
+        axis=1,
+        join="inner",
+    ).to_numpy(np.float64)  # (steps, runs)
+    times = pd.concat(
+        {
+            run.run_id: pd.Series(
+                (c := curve(run, measure, x_axis)).x, index=_rows(run, measure)["step"]
+            )
+            for run in group
+        },
+        axis=1,
+        join="inner",
+    ).to_numpy(np.float64)
+    return Curve(
+        f"{_common_label(group)}, mean of {len(group)} seeds",
+        c.normalization,
+        "-".join(run.run_id for run in group),
+        times.mean(axis=1),
+        values.mean(axis=1),
+        values.min(axis=1),
+        values.max(axis=1),
+    )
+
+
+def smooth(y: npt.NDArray[np.float64], weight: float) -> npt.NDArray[np.float64]:
+    """Exponential moving average, without the pull towards 0 at the start (as Adam's bias
+    correction, Kingma & Ba 2015). NaN stays where it is.
+
+    Args:
+        y: values, shape (n,).
+        weight: of the past, from 0 (no smoothing) to below 1.
+    """
+    result = pd.Series(y).ewm(alpha=1 - weight, adjust=True, ignore_na=True).mean().to_numpy()
+    return np.where(np.isnan(y), np.nan, result)
+
+
+def steps_to(run: Compared, accuracy: float) -> int | None:
+    """Step of the first evaluation at which the test accuracy is at least this; None if never."""
+    rows = _rows(run, "test accuracy")
+    reached = rows.loc[rows["accuracy"] >= accuracy, "step"]
+    return int(reached.iloc[0]) if len(reached) else None
+
+
+def steps_table(runs: Sequence[Compared], accuracy: float, baseline: str) -> pd.DataFrame:
+    """The paper's Figure 3: for each run the steps to an accuracy, how many times fewer these are
+    than the baseline's, and the best accuracy.
+
+    Args:
+        baseline: the run id to compare with.
+    """
+    steps = {run.run_id: steps_to(run, accuracy) for run in runs}
+    reference = steps.get(baseline)
+    rows = []
+    for run in runs:
+        own = steps[run.run_id]
+        tests = _rows(run, "test accuracy")
+        best = tests.nlargest(1, "accuracy").to_dict("records")
+        rows.append(
+            {
+                "run_id": run.run_id,
+                "run": run.label,
+                "steps": own,
+                "speed_up": reference / own if reference and own else None,
+                "best_accuracy": best[0]["accuracy"] if best else None,
+                "best_at_step": best[0]["step"] if best else None,
+            }
+        )
+    types = {"steps": "Int64", "speed_up": "float64", "best_accuracy": "float64"}
+    return pd.DataFrame(rows).astype({**types, "best_at_step": "Int64"})
+
+
+def differences(runs: Sequence[Compared]) -> pd.DataFrame:
+    """The settings in which these runs differ: one row a setting, one column a run (by label)."""
+    paths = runs[0].settings if runs else {}
+    differing = [p for p in paths if len({repr(run.settings[p]) for run in runs}) > 1]
+    columns = {run.label: [_text(run.settings[p]) for p in differing] for run in runs}
+    return pd.DataFrame(columns, index=pd.Index(differing, name="setting"), dtype="string")
+
+
+def figure(
+    curves: Sequence[Curve],
+    measure: str,
+    x_axis: str,
+    *,
+    smoothing: float = 0.0,
+    log_x: bool = False,
+    log_y: bool = False,
+    target: float | None = None,
+) -> go.Figure:
+    """Curves over one another. Smoothed ones have the raw curve faint behind; a group's band goes
+    from its least to its greatest run.
+
+    Args:
+        target: an accuracy to mark with a horizontal line.
+    """
+    fig = go.Figure()
+    drawn = available = 0
+    shades = style.colours([c.normalization for c in curves])
+    for c, colour in zip(curves, shades, strict=True):
+        usable = c.x > 0 if log_x else np.ones(len(c.x), bool)
+        x, y = pd.Series(c.x[usable]), pd.Series(c.y[usable])
+        line = {"color": colour, "dash": style.DASHES[c.normalization], "width": 2}
+        if c.low is not None and c.high is not None:
+            band = np.concatenate([c.high[usable], c.low[usable][::-1]])
+            fig.add_scatter(
+                x=np.concatenate([x, x[::-1]]),
+                y=band.astype(np.float32),
+                fill="toself",
+                fillcolor=style.faint(colour),
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=c.uid,
+                uid=f"{c.uid}-band",
+            )
+        if smoothing:
+            faint = {"line": {**line, "width": 1}, "opacity": 0.3, "hoverinfo": "skip"}
+            style.add_line(
+                fig, None, x, y, showlegend=False, legendgroup=c.uid, uid=f"{c.uid}-raw", **faint
+            )
+            y = pd.Series(smooth(y.to_numpy(), smoothing))
+        own, of = style.add_line(
+            fig,
+            None,
+            x,
+            y,
+            name=c.label,
+            line=line,
+            legendgroup=c.uid,
+            uid=c.uid,
+            hovertemplate="%{y:.4f} at %{x:,.4~r}",
+        )
+        drawn, available = drawn + own, available + of
+    title = X_AXES[x_axis]
+    if drawn < available:
+        title += f" ({drawn:,} of {available:,} points)"
+    if target is not None:
+        fig.add_hline(target, line={"color": style.PAPER_COLOUR, "width": 1, "dash": "dot"})
+    fig.update_xaxes(
+        title_text=title, type="log" if log_x else "linear", tickformat="~s", **style.axis()
+    )
+    words = measure + (f", smoothed ({smoothing:g})" if smoothing else "")
+    fig.update_yaxes(title_text=words, type="log" if log_y else "linear", **style.axis())
+    fig.update_layout(**style.layout(480))
+    # A zoom lasts as long as the axes mean the same.
+    scene = f"{measure} {x_axis} {log_x} {log_y}"
+    fig.update_xaxes(uirevision=scene)
+    fig.update_yaxes(uirevision=scene)
+    return fig
+
+
+def describe(curves: Sequence[Curve], measure: str) -> str:
+    """The figure in words, for those who cannot see it."""
+    parts = [
+        f"{c.label}: {measure} {c.y[-1]:.4f} at the end."
+        if len(c.y)
+        else f"{c.label}: no points yet."
+        for c in curves
+    ]
+    return " ".join(parts)
+
+
+def _rows(run: Compared, measure: str) -> pd.DataFrame:
+    return run.metrics[run.metrics["split"] == MEASURES[measure][0]]
+
+
+def _common_label(group: Sequence[Compared]) -> str:
+    """A group's name: the label of its first run without the seed, by which labels tell it."""
+    parts = group[0].label.split(", ")
+    return ", ".join(part for part in parts if not part.startswith("seed "))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " – ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,320 @@
+"""Figures of distributions while they move: a unit, many units, a whole layer, one step. No files.
+
+`percentages` are stored percentages to draw, at least one; `label` names what is drawn, such as
+"With BN: hidden3 unit 7", and a zoom along y lasts while it stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bnviz import style
+from bnviz.downsample import PLOT_LIMIT, downsample
+from bnviz.schema import GRID, GRID_COLUMNS
+
+MAX_MULTIPLES = 24
+"""Small panels of a figure; more would be too small to read."""
+
+MULTIPLE_LIMIT = PLOT_LIMIT // 4
+"""Steps drawn in a small panel, which is about a quarter of the page wide."""
+
+HEATMAP_LIMIT = 400
+"""Columns of a heatmap, each about two pixels wide on a usual screen."""
+
+BAND_OPACITY = 0.15
+"""Of one band. It accumulates where bands lie within one another, so the middle is darkest."""
+
+SEQUENTIAL = "Cividis"  # made for colour vision deficiency (Nuñez et al. 2018)
+DIVERGING = "RdBu_r"  # ColorBrewer's, safe for it too: blue below 0, white at 0, red above
+MISSING_COLOUR = "#D0D0D0"
+"""Behind a heatmap, seen where a value is not finite. Not the white of 0."""
+
+CELL_HEIGHT_PX = 130
+PANEL_WIDTH, PANEL_HEIGHT = 0.91, 0.8
+"""Of a small panel, as parts of its cell: beside it is room for tick labels, above for a title."""
+
+
+def bands(
+    table: pd.DataFrame, label: str, normalization: str, percentages: Sequence[int], steps: int
+) -> go.Figure:
+    """Percentiles of one unit against steps; the area between symmetric ones is filled.
+
+    Args:
+        table: rows of the percentiles table of one unit, ascending by step.
+        normalization: "batch" or "none", for the colour.
+        steps: of the whole run, the end of the axis.
+    """
+    kept = _kept_rows(table, percentages, PLOT_LIMIT)
+    figure = make_subplots(subplot_titles=[label])
+    figure.update_annotations(font_size=14)
+    figure.add_traces(_lines(table.iloc[kept], normalization, percentages, uid=""))
+    title = _step_title(f"{len(kept):,}", len(kept) < len(table), f"{len(table):,} points")
+    figure.update_xaxes(title_text=title, range=[0, steps], **_step_axis())
+    figure.update_yaxes(title_text=_value_title(percentages), uirevision=label, **style.axis())
+    figure.update_layout(style.layout(444, bottom=56))
+    return figure
+
+
+def small_multiples(
+    tables_by_unit: Mapping[int, pd.DataFrame],
+    label: str,
+    normalization: str,
+    percentages: Sequence[int],
+    steps: int,
+    *,
+    columns: int = 4,
+) -> go.Figure:
+    """`bands` of many units as small panels which share both axes.
+
+    Args:
+        tables_by_unit: the rows of each unit, in the order of the panels.
+        normalization, steps: as for `bands`.
+        columns: panels side by side. The traces do not depend on it, so that figures for narrow
+            and for wide screens differ in the layout alone.
+
+    Raises:
+        ValueError: more than MAX_MULTIPLES units.
+    """
+    count = len(tables_by_unit)
+    if count > MAX_MULTIPLES:
+        raise ValueError(f"at most {MAX_MULTIPLES} units fit into a figure, got {count}")
+    kept = {unit: _kept_rows(t, percentages, MULTIPLE_LIMIT) for unit, t in tables_by_unit.items()}
+    drawn = max(map(len, kept.values()), default=0)
+    recorded = max(map(len, tables_by_unit.values()), default=0)
+    step_title = _step_title(f"up to {drawn:,}", drawn < recorded, f"{recorded:,} points")
+
+    rows = max(1, -(-count // columns))
+    layout = style.layout(CELL_HEIGHT_PX * rows + 110, bottom=56)
+    layout["margin"] |= {"l": 64, "t": 54}
+    outer = {"xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 13}}
+    annotations = [
+        {"text": label, "x": 0.5, "y": 1, "yshift": 20, **outer},
+        {"text": step_title, "x": 0.5, "y": 0, "yshift": -40, **outer},
+        {"text": _value_title(percentages), "x": 0, "xshift": -52, "textangle": -90, **outer},
+    ]
+    # Built as a whole: make_subplots and update_xaxes take most of a second for 24 panels.
+    traces = []
+    for i, (unit, table) in enumerate(tables_by_unit.items()):
+        number = i + 1 if i else ""  # as plotly names axes
+        row, col = divmod(i, columns)
+        bottom = rows - row - 1
+        layout[f"xaxis{number}"] = {
+            "domain": [col / columns, (col + PANEL_WIDTH) / columns],
+            "anchor": f"y{number}",
+            "range": [0, steps],
+            "matches": "x" if i else None,
+            "showticklabels": i + columns >= count,  # the lowest of its column
+            "tickfont": {"size": 11},
+            **_step_axis(),
+        }
+        layout[f"yaxis{number}"] = {
+            "domain": [bottom / rows, (bottom + PANEL_HEIGHT) / rows],
+            "anchor": f"x{number}",
+            "matches": "y" if i else None,
+            "autorange": True,  # plotly.js else takes y for fixed, as x is
+            "showticklabels": col == 0,
+            "tickfont": {"size": 11},
+            "uirevision": label,
+            **style.axis(),
+        }
+        annotations.append(
+            {
+                "text": f"unit {unit}",
+                "x": 0.5,
+                "y": 1,
+                "xref": f"x{number} domain",
+                "yref": f"y{number} domain",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 12},
+            }
+        )
+        for line in _lines(table.iloc[kept[unit]], normalization, percentages, uid=f"{unit}-"):
+            traces.append(line.update(xaxis=f"x{number}", yaxis=f"y{number}"))
+    return go.Figure(traces, {**layout, "annotations": annotations})
+
+
+def heatmap(
+    values: npt.NDArray[np.floating], steps: npt.ArrayLike, measure_label: str
+) -> go.Figure:
+    """A measure of drift for all units of a layer against steps.
+
+    Where there are negative values the colours diverge from 0, else they run from 0 up. The
+    customdata of a cell are [unit, step].
+
+    Args:
+        values: shape (records, units), from `bnviz.drift`; what is not finite stays grey.
+        steps: of the records, ascending, shape (records,).
+        measure_label: with its unit, beside the colours.
+    """
+    records, units = values.shape
+    # Each k-th and the last: columns stay where they are while a run grows.
+    stride = max(1, -(-(records - 1) // (HEATMAP_LIMIT - 1)))
+    kept = np.union1d(np.arange(0, records, stride), np.arange(records)[-1:])
+    x, y = np.asarray(steps, dtype=np.int64)[kept], np.arange(units)
+    finite = values[np.isfinite(values)]
+    limit = float(np.abs(finite).max(initial=0)) or 1.0
+    diverging = bool((finite < 0).any())
+    figure = go.Figure(
+        go.Heatmap(
+            x=x,
+            y=y,
+            z=values[kept].T.astype(np.float32),  # (units, columns)
+            customdata=np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1),  # (units, columns, 2)
+            colorscale=DIVERGING if diverging else SEQUENTIAL,
+            zmin=-limit if diverging else 0,
+            zmax=limit,
+            colorbar={
+                "title": {"text": measure_label, "side": "right", "font": {"size": 13}},
+                "thickness": 14,
+            },
+            hoverongaps=False,
+            hovertemplate=(
+                "unit %{customdata[0]}, step %{customdata[1]:,}, value %{z:.4~g}<extra></extra>"
+            ),
+        )
+    )
+    title = _step_title(f"{len(kept):,}", len(kept) < records, f"{records:,} records")
+    figure.update_xaxes(title_text=title, showgrid=False, **_step_axis())
+    figure.update_yaxes(title_text="unit", showgrid=False, **style.axis())
+    figure.update_layout(style.layout(444, bottom=56))
+    figure.update_layout(hovermode="closest", plot_bgcolor=MISSING_COLOUR)
+    return figure
+
+
+def distribution_at(
+    rows: pd.DataFrame,
+    labels: Sequence[str],
+    normalizations: Sequence[str],
+    span: tuple[float, float] | None = None,
+) -> go.Figure:
+    """The whole distribution at one step, as a cumulative distribution for each run.
+
+    The stored percentiles are marked; between them the distribution is taken to be linear.
+
+    Args:
+        rows: a row of the percentiles table for each run.
+        labels: of the runs, each another.
+        normalizations: "batch" or "none" for each run, for colour and dash.
+        span: of the x axis, so that it stays while the step changes.
+    """
+    figure = go.Figure()
+    values = rows[list(GRID_COLUMNS)].to_numpy(dtype=np.float32)  # (runs, percentages)
+    shades = style.colours(normalizations)
+    for quantiles, label, kind, colour in zip(values, labels, normalizations, shades, strict=True):
+        figure.add_scatter(
+            x=quantiles,
+            y=np.array(GRID) / 100,
+            name=label,
+            uid=label,
+            mode="lines+markers",
+            line={"color": colour, "dash": style.DASHES[kind], "width": 2},
+            marker_size=5,
+            showlegend=True,
+            hovertemplate="%{y:.0%} of examples up to %{x:.6~g}",
+        )
+    figure.update_xaxes(title_text="pre-activation", range=span, **style.axis())
+    figure.update_yaxes(title_text="share of examples", tickformat=".0%", **style.axis())
+    figure.update_layout(style.layout(444))
+    figure.update_layout(hovermode="closest")
+    return figure
+
+
+def describe_bands(table: pd.DataFrame, label: str, percentages: Sequence[int]) -> str:
+    """`bands` in words, for those who cannot see it."""
+    if table.empty:
+        return f"{label}: no points yet."
+    last = table.iloc[-1]
+    values = ", ".join(f"{last[f'p{percentage}']:.2f}" for percentage in sorted(percentages))
+    return f"{label}: {_names(percentages)} {values} at step {last['step']:,.0f}."
+
+
+def describe_heatmap(
+    values: npt.NDArray[np.floating], steps: npt.ArrayLike, measure_label: str
+) -> str:
+    """The last record of `heatmap` in words, for those who cannot see it."""
+    if not values.size:
+        return f"{measure_label}: no points yet."
+    last = values[-1]
+    subject = f"{measure_label} at step {np.asarray(steps)[-1]:,}"
+    known = np.flatnonzero(np.isfinite(last))
+    if not len(known):
+        return f"{subject}: not finite for any unit."
+    least, most = known[np.argmin(last[known])], known[np.argmax(last[known])]
+    missing = len(last) - len(known)
+    return (
+        f"{subject}: from {last[least]:.3g} (unit {least}) to {last[most]:.3g} (unit {most}), "
+        f"median {np.median(last[known]):.3g}."
+        + (f" Not finite for {missing} of {len(last)} units." if missing else "")
+    )
+
+
+def _kept_rows(
+    table: pd.DataFrame, percentages: Sequence[int], limit: int
+) -> npt.NDArray[np.int64]:
+    """Indices of at most `limit` rows that show every line with its extremes.
+
+    The same rows for all lines: hover compares them, and bands end where their lines do.
+    """
+    if len(table) <= limit:
+        return np.arange(len(table))
+    each = limit // len(percentages)
+    return reduce(
+        np.union1d, [downsample(table["step"], table[f"p{p}"], each) for p in percentages]
+    )
+
+
+def _lines(
+    table: pd.DataFrame, normalization: str, percentages: Sequence[int], uid: str
+) -> list[go.Scatter]:
+    """A line for each percentage, from above as hover lists them, filled up to the one before."""
+    colour, fill_colour = style.COLOURS[normalization][:2]
+    shown = sorted(percentages, reverse=True)
+    lines = []
+    for upper, lower in zip([101, *shown], shown, strict=False):
+        around = sum(p <= lower and upper <= 100 - p and 100 - p in shown for p in shown)
+        fill = style.faint(fill_colour, round(1 - (1 - BAND_OPACITY) ** around, 3))
+        lines.append(
+            go.Scatter(
+                x=table["step"].to_numpy(),
+                y=table[f"p{lower}"].to_numpy(dtype=np.float32),
+                name=_names([lower]),
+                uid=f"{uid}p{lower}",
+                mode="lines",
+                line={"color": colour, "width": 2.2 if lower == 50 else 0.8},
+                fill="tonexty" if around else "none",
+                fillcolor=fill,
+                showlegend=False,
+                hovertemplate="%{y:.6~g}",  # all that float32 holds
+            )
+        )
+    return lines
+
+
+def _names(percentages: Sequence[int]) -> str:
+    """E.g. "15, 50, 85th percentile"."""
+    *others, last = sorted(percentages)
+    return ", ".join([*map(str, others), f"{last}{'st' if last == 1 else 'th'} percentile"])
+
+
+def _value_title(percentages: Sequence[int]) -> str:
+    if len(percentages) <= 5:
+        return f"{_names(percentages)} of the pre-activation"
+    counted = f"{len(percentages)} percentiles from {min(percentages)} to {max(percentages)}"
+    return f"{counted} of the pre-activation"
+
+
+def _step_title(shown: str, thinned: bool, of: str) -> str:
+    return f"step ({shown} of {of})" if thinned else "step"
+
+
+def _step_axis() -> dict[str, Any]:
+    return {"tickformat": "~s", "hoverformat": ",d", **style.axis()}

@@ -1,0 +1,99 @@
+"""Which runs a page shows, and what the user must know before anything else."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from bnviz import jobs, queue, store
+from bnviz.store import Run, StoreError
+from bnviz.ui import runs
+from bnviz.ui.text import literal
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def messages() -> None:
+    """What the user must know before anything else; called once when a page is drawn in full."""
+    st.session_state.pop("refresh", None)  # all is drawn anew
+    address = str(st.get_option("server.address") or "")
+    if address not in LOOPBACK:
+        st.warning(
+            "This dashboard can be reached from other machines, and whoever reaches it can start "
+            "and delete runs. To prevent that, start it with --server.address=127.0.0.1.",
+            icon=":material/public:",
+        )
+    if problem := st.session_state.pop("problem", None):
+        st.error(literal(problem), icon=":material/block:")
+    try:
+        if store.default_root().is_dir():
+            queue.advance(store.default_root())
+    except StoreError as error:
+        st.error(literal(str(error)), icon=":material/block:")
+    trash = set(jobs.deleted(store.default_root()))
+    if gone := [run_id for run_id in st.session_state.get("deleted", []) if run_id in trash]:
+        what = gone[0] if len(gone) == 1 else f"{len(gone)} runs"
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.info(f"Deleted {what}.", icon=":material/delete:")
+            st.button("Undo", key="undo", icon=":material/undo:", on_click=_undo, args=(gone,))
+
+
+def _undo(run_ids: list[str]) -> None:
+    try:
+        for run_id in run_ids:
+            jobs.restore(store.default_root(), run_id)
+            if run_id in st.session_state.get("were_shown", []):
+                show([*_shown(), run_id])
+    except StoreError as error:
+        st.session_state["problem"] = str(error)
+
+
+def show(run_ids: list[str]) -> None:
+    """Choose the runs that pages show; in a callback, or before going to another page."""
+    st.session_state["shown"] = run_ids
+    if "runs" in st.session_state:
+        st.session_state["runs"] = run_ids
+
+
+def _shown() -> list[str]:
+    return list(st.session_state.get("runs") or st.session_state.get("shown", []))
+
+
+def choose(run_ids: list[str]) -> list[Run]:
+    """The runs to show. The address holds them, so a reload or another tab shows the same."""
+    if "runs" not in st.session_state:  # the first time, or back from another page
+        wanted = st.query_params.get_all("run")
+        for run_id in set(wanted) - set(run_ids):
+            st.warning(f"The address names a run that is not here: {literal(run_id[:80])}")
+        st.session_state["runs"] = wanted or _shown() or runs.latest(run_ids)
+    st.session_state["runs"] = [r for r in st.session_state["runs"] if r in run_ids]
+    selected = st.multiselect(
+        "Runs shown",
+        run_ids,
+        key="runs",
+        format_func=name,
+        placeholder="Choose runs",
+        help="Newest first. All are in the accuracy panel; percentile panels are drawn for four, "
+        "those without BN first.",
+    )
+    st.session_state["shown"] = selected  # the widget's own state is lost on another page
+    if st.query_params.get_all("run") != selected:
+        st.query_params["run"] = selected
+    found = []
+    for run_id in selected:
+        try:
+            run = runs.find(run_id)
+        except StoreError as error:  # removed at this very moment
+            st.error(literal(str(error)), icon=":material/error:")
+            continue
+        try:
+            assert run.config
+            found.append(run)
+        except StoreError as error:
+            runs.unreadable(run, error)
+    return sorted(found, key=lambda run: (run.config.model.normalization == "batch", run.run_id))
+
+
+def name(run_id: str) -> str:
+    """A run in a list to choose from."""
+    day, clock, name = run_id[4:8], run_id[9:15], run_id[16:]
+    return f"{day[:2]}-{day[2:]} {clock[:2]}:{clock[2:4]} {name}"

@@ -1,0 +1,240 @@
+"""The page Sweeps: a grid of settings started as one group, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from bnviz import grids, jobs, store, sweeps
+from bnviz.about import read_about
+from bnviz.config import ConfigError, Preset, RunConfig, allowed, presets
+from bnviz.processes import true_status
+from bnviz.status import ACTIVE, State
+from bnviz.store import Run, StoreError
+from bnviz.sweeps import Result
+from bnviz.ui import chart, runs, shown
+from bnviz.ui.text import literal
+
+TICK_S = 1.0
+
+
+def page() -> None:
+    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
+    st.header("Sweeps", anchor=False)
+    shown.messages()
+    groups = _groups(store.default_root())
+    with st.expander("Start a sweep", expanded=not groups, icon=":material/grid_on:"):
+        _set_up()
+    if not groups:
+        st.info(
+            "There are no sweeps yet. Choose one above and start it; its runs are trained one "
+            "after the other, and the curve grows here."
+        )
+        return
+    wanted = st.session_state.pop("new_group", None) or st.query_params.get("group")
+    if "group" not in st.session_state or wanted in groups:
+        st.session_state["group"] = wanted if wanted in groups else next(iter(groups))
+    elif st.session_state["group"] not in groups:
+        st.session_state["group"] = next(iter(groups))
+    group = st.selectbox("Sweep", list(groups), key="group")
+    if st.query_params.get("group") != group:
+        st.query_params["group"] = group
+    chosen = groups[group]
+    live = any(true_status(run).state in ACTIVE for run in chosen)
+    st.fragment(_watch, run_every=TICK_S if live else None)(chosen)
+
+
+def _groups(root: Path) -> dict[str, list[Run]]:
+    """Runs by their group, the newest group first."""
+    found: dict[str, list[Run]] = {}
+    for run_id in store.list_run_ids(root):
+        try:
+            run = runs.find(run_id)
+            if group := read_about(run).group:
+                assert run.config
+                found.setdefault(group, []).append(run)
+        except StoreError:
+            continue  # the page Runs names it
+    return found
+
+
+# Setting up -------------------------------------------------------------------------------------
+
+
+def _set_up() -> None:
+    available = {name: preset for name, preset in presets().items() if preset.sweep}
+    name = st.selectbox(
+        "Preset",
+        list(available),
+        index=list(available).index("lr-sweep"),
+        key="sweep_preset",
+        bind="query-params",
+        format_func=lambda name: available[name].title,
+    )
+    preset = available[name]
+    st.caption(literal(preset.why))
+    base = next(iter(preset.runs.values()))
+    paths = st.multiselect(
+        "Settings to sweep",
+        list(base.flat()),
+        default=list(preset.sweep),
+        key=f"sweep_paths_{name}",
+        help="Each gets its values below; a run is started for every combination.",
+    )
+    values: dict[str, list[Any]] = {}
+    problems: list[str] = []
+    for path in paths:
+        typed = st.text_input(
+            path, _as_text(preset, path), key=f"sweep_{name}_{path}", help=f"It {allowed(path)}."
+        )
+        try:
+            values[path] = grids.parse_values(typed or "")
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+    steps = st.number_input(
+        "Steps of each run", value=base.training.steps, step=1000, key=f"sweep_steps_{name}"
+    )
+    configs: dict[str, RunConfig] = {}
+    if not problems:
+        try:
+            configs = expand(base, values, {"training.steps": steps})
+        except (ValueError, ConfigError) as error:
+            problems += error.problems if isinstance(error, ConfigError) else [str(error)]
+    if not paths:
+        problems.append("choose at least one setting to sweep")
+    for problem in problems[:5]:
+        st.error(literal(problem), icon=":material/block:")
+    st.button(
+        f"Start {len(configs)} runs" if configs else "Start",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=bool(problems),
+        key="start_sweep",
+        on_click=_start,
+        args=(name, configs),
+    )
+
+
+def expand(
+    base: RunConfig, values: Mapping[str, list[Any]], others: Mapping[str, Any]
+) -> dict[str, RunConfig]:
+    """A configuration for every combination of values, by the name of its run.
+
+    Raises:
+        ValueError: no grid (see `bnviz.grids`).
+        ConfigError: a value out of range, or values that do not fit together.
+    """
+    configs, problems = {}, []
+    for settings in grids.combinations(values):
+        try:
+            configs[grids.run_name(settings)] = base.replace({**others, **settings})
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+    return configs
+
+
+def _as_text(preset: Preset, path: str) -> str:
+    found = {repr(c.flat()[path]): c.flat()[path] for c in preset.runs.values()}
+    return ", ".join(
+        str(list(value)) if isinstance(value, list | tuple) else str(value)
+        for value in found.values()
+    )
+
+
+def _start(name: str, configs: dict[str, RunConfig]) -> None:
+    group = jobs.new_group(name)
+    try:
+        for run_name, config in configs.items():
+            jobs.submit(config, store.default_root(), f"{name}-{run_name}", group)
+    except StoreError as error:
+        st.session_state["problem"] = str(error)
+    st.session_state["new_group"] = group
+
+
+# Watching ---------------------------------------------------------------------------------------
+
+
+def _result(run: Run) -> Result:
+    status = true_status(run)
+    return Result(
+        run.run_id,
+        run.config.flat(),
+        status.test_accuracy,
+        status.state is State.DIVERGED,
+        status.state not in ACTIVE,
+    )
+
+
+def _watch(chosen: list[Run]) -> None:
+    if st.session_state.pop("refresh", False):
+        st.rerun()
+    try:
+        results = [_result(run) for run in reversed(chosen)]
+    except StoreError as error:
+        st.error(literal(str(error)), icon=":material/error:")
+        return
+    ended = sum(result.ended for result in results)
+    st.progress(ended / len(results), text=f"{ended} of {len(results)} runs have ended")
+    with st.container(horizontal=True):
+        active = [run for run in chosen if true_status(run).state in ACTIVE]
+        st.button(
+            "Cancel all",
+            key="cancel_sweep",
+            icon=":material/stop:",
+            disabled=not active,
+            on_click=_cancel,
+            args=(active,),
+        )
+        if st.button("Compare the runs", key="compare_sweep", icon=":material/stacked_line_chart:"):
+            ids = [run.run_id for run in chosen]
+            shown.show(ids)
+            st.switch_page(st.session_state["pages"]["compare"], query_params={"run": ids})
+    axes = [path for path in sweeps.swept(results) if path != "training.seed"]
+    if not axes:
+        st.info("These runs differ in their seed alone; compare them on the page Compare.")
+        return
+    numbers = [
+        path
+        for path in axes
+        if all(type(value) in (int, float) for value in sweeps.swept(results)[path])
+    ]
+    against = st.selectbox(
+        "Against",
+        axes,
+        index=axes.index((numbers or axes)[0]),
+        key="against",
+        format_func=lambda path: path.rpartition(".")[2].replace("_", " "),
+        width=260,
+    )
+    figure = sweeps.figure(results, against)
+    chart.show(chart.draw(figure, figure, sweeps.describe(results), "sweep"), key="sweep_chart")
+    st.caption(
+        literal(
+            "The latest test accuracy of each run, the mean over seeds; bars go from the least to "
+            "the greatest. " + sweeps.describe(results)
+        )
+    )
+    st.dataframe(
+        sweeps.table(results).sort_values("accuracy", ascending=False),
+        hide_index=True,
+        key="sweep_table",
+        placeholder="–",
+        column_config={
+            name: st.column_config.NumberColumn(format="%.4f")
+            for name in ("accuracy", "least", "greatest")
+        },
+    )
+
+
+def _cancel(active: list[Run]) -> None:
+    for run in active:
+        try:
+            jobs.cancel(run)
+        except StoreError:
+            continue  # it has ended meanwhile
+    st.session_state["refresh"] = True

@@ -1,0 +1,164 @@
+"""The pages beside the Lab in a real browser, with real runs."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from bnviz import jobs
+from bnviz.about import read_about
+from bnviz.status import State
+from bnviz.store import list_run_ids, open_run
+from bnviz.unbundle import unpack
+
+from .conftest import small
+from .test_browser import browser, layout, page, server  # noqa: F401  fixtures
+from .test_lab import recorded
+
+MISSED_AT_FIRST = ("/_stcore/health", "/_stcore/host-config")
+"""Streamlit looks for its server below the page's own path first."""
+
+ROW, HEADER = 35, 36  # pixels
+
+
+@pytest.fixture
+def complaints(page):  # noqa: F811
+    """What the browser complained of, but for what Streamlit itself does on every page."""
+    failed = []
+    page.on("response", lambda r: r.status >= 400 and failed.append(r.url))
+    return lambda: (
+        [c for c in page.complaints if "404" not in c]
+        + [url for url in failed if not url.endswith(MISSED_AT_FIRST)]
+    )
+
+
+def select_row(page, number):  # noqa: F811
+    box = page.get_by_test_id("stDataFrame").first.bounding_box()
+    page.mouse.click(box["x"] + 16, box["y"] + HEADER + ROW * (number + 0.5))
+
+
+def drawn(page, key):  # noqa: F811
+    """Wait for a chart; returns its element."""
+    plot = page.locator(f".st-key-{key} .bnviz-chart .plot")
+    expect(plot).to_have_attribute("data-drawn", "true")
+    return plot
+
+
+def test_runs_are_found_selected_tagged_packed_and_imported(page, server, complaints, tmp_path):  # noqa: F811
+    for number, kind in enumerate(["none", "batch", "none"], start=1):
+        recorded(server.root, number, kind)
+    page.goto(server.url + "runs")
+    expect(page.get_by_text("3 of 3 runs, 0 active.")).to_be_visible()
+    select_row(page, 1)
+    expect(page.get_by_text("1 selected.")).to_be_visible()
+    page.get_by_role("button", name="Name, tags, note").click()
+    page.get_by_role("textbox", name="Name", exact=True).fill("<b>my</b> run")
+    page.get_by_role("textbox", name="Note").fill("two words")
+    page.get_by_role("button", name="Save").click()
+    run = open_run(server.root / list_run_ids(server.root)[1])
+    page.wait_for_timeout(500)
+    expect(page.get_by_text("1 selected.")).to_be_visible()  # rows stay where they are
+    assert (read_about(run).name, read_about(run).note) == ("<b>my</b> run", "two words")
+
+    page.keyboard.press("Escape")
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download as zip").click()
+    packed = Path(started.value.path()).read_bytes()
+    assert unpack(io.BytesIO(packed), tmp_path / "other") == [run.run_id]
+    again = open_run(tmp_path / "other" / run.run_id)
+    assert again.percentiles().equals(run.percentiles())
+
+    # A new run waits while there is a selection.
+    recorded(server.root, 4, "batch")
+    expect(page.get_by_text("1 new: clear the selection to see them.")).to_be_visible()
+    expect(page.get_by_text("1 selected.")).to_be_visible()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text(f"Deleted {run.run_id}.")).to_be_visible()
+    expect(page.get_by_text("3 of 3 runs, 0 active.")).to_be_visible()
+
+    page.get_by_role("button", name="Import", exact=True).click()
+    chooser = page.locator('input[type="file"]')
+    hostile = io.BytesIO()
+    with zipfile.ZipFile(hostile, "w") as archive:
+        archive.writestr("../../evil", "x")
+    for name, content, answer in (
+        ("evil.zip", hostile.getvalue(), "does not belong in a bundle"),
+        ("mine.zip", packed, "Imported 1 runs"),
+    ):
+        chooser.set_input_files({"name": name, "mimeType": "application/zip", "buffer": content})
+        page.get_by_role("button", name="Import it").click()
+        expect(page.get_by_text(answer)).to_be_visible()
+    assert len(list_run_ids(server.root)) == 4
+    assert complaints() == []
+
+
+def test_selected_runs_are_compared_and_the_chart_keeps_its_zoom(page, server, complaints):  # noqa: F811
+    long = small(training__steps=500_000, training__evaluations=1000, trace__records=200)
+    ids = [
+        jobs.submit(long.replace({"model.normalization": kind}), server.root, kind)
+        for kind in ("none", "batch")
+    ]
+    page.goto(server.url + "runs")
+    expect(page.get_by_text("2 of 2 runs, 2 active.")).to_be_visible()
+    select_row(page, 0)
+    expect(page.get_by_text("1 selected.")).to_be_visible()
+    select_row(page, 1)
+    expect(page.get_by_text("2 selected.")).to_be_visible()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.wait_for_url("**/compare**")
+    assert all(f"run={run_id}" in page.url for run_id in ids)
+    plot = drawn(page, "compare_chart")
+    points = "document.querySelector('.st-key-compare_chart .plot').dataset.points"
+    page.wait_for_function(f"Number({points}) > 10")
+    box = plot.locator(".nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + 30, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 200, steps=5)
+    page.mouse.up()
+    zoomed = layout(page, "xaxis")
+    before = int(page.evaluate(points))
+    page.wait_for_function(f"Number({points}) > {before + 4}")
+    assert layout(page, "xaxis") == zoomed
+    page.get_by_role("radio", name="epoch").click()
+    expect(plot.locator(".xtitle")).to_have_text("epoch")
+    page.wait_for_url("**x=epoch**")
+    page.goto(page.url)  # the address brings all of it back
+    expect(drawn(page, "compare_chart").locator(".xtitle")).to_have_text("epoch")
+    assert complaints() == []
+
+
+def test_a_click_on_the_drift_map_opens_the_unit(page, server, complaints):  # noqa: F811
+    recorded(server.root, 1, "batch", hidden=(3, 5), records=6)
+    page.goto(server.url + "distributions")
+    heat = drawn(page, "heatmap")
+    drawn(page, "bands_chart")
+    box = heat.locator(".nsewdrag").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.02, box["y"] + box["height"] * 0.1)  # the top
+    expect(drawn(page, "bands_chart")).to_contain_text("With BN: hidden2 unit 4")
+    expect(drawn(page, "one_step")).to_contain_text("pre-activation")
+    page.get_by_role("button", name="Play").click()
+    expect(page.get_by_role("slider")).to_have_attribute("aria-valuetext", "5", timeout=60_000)
+    assert complaints() == []
+
+
+def test_a_sweep_from_start_to_finish(page, server, complaints):  # noqa: F811
+    page.goto(server.url + "sweeps")
+    rates = page.get_by_role("textbox", name="optimizer.learning_rate")
+    rates.fill("0.1, 1000.0")
+    rates.press("Enter")
+    expect(page.get_by_text("must be a number above 0 and at most 100")).to_be_visible()
+    rates.fill("0.1")
+    rates.press("Enter")
+    steps = page.get_by_role("spinbutton", name="Steps of each run")
+    steps.fill("60")
+    steps.press("Enter")
+    page.get_by_role("button", name="Start 2 runs").click()
+    expect(page.get_by_text("2 of 2 runs have ended", exact=True)).to_be_visible(timeout=90_000)
+    runs = [open_run(server.root / run_id) for run_id in list_run_ids(server.root)]
+    assert {run.status.state for run in runs} == {State.COMPLETED}
+    assert {run.config.model.normalization for run in runs} == {"none", "batch"}
+    [group] = {read_about(run).group for run in runs}
+    assert group.startswith("lr-sweep ")
+    assert complaints() == []

@@ -1,0 +1,284 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnviz import distributions, drift, style
+from bnviz.distributions import (
+    bands,
+    describe_bands,
+    describe_heatmap,
+    distribution_at,
+    heatmap,
+    small_multiples,
+)
+from bnviz.downsample import PLOT_LIMIT
+from bnviz.schema import GRID, PERCENTILES
+
+
+def table(records=5, unit=7, shift=0.0):
+    """Percentiles that spread over time, one row each 10 steps."""
+    steps = np.arange(records)
+    columns = {f"p{p}": (shift + (p - 50) * (1 + steps) / 7).astype(np.float32) for p in GRID}
+    return pd.DataFrame({"step": steps * 10, "layer": "hidden3", "unit": unit, **columns})
+
+
+EMPTY = PERCENTILES.empty_table().to_pandas()
+LABEL = "With BN: hidden3 unit 7"
+
+
+def lines(figure, axis):
+    return {trace.name: trace for trace in figure.data if trace.xaxis == axis}
+
+
+def alpha(trace):
+    return float(trace.fillcolor.rstrip(")").split(",")[-1])
+
+
+def titles(figure):
+    return [annotation.text for annotation in figure.layout.annotations]
+
+
+def test_every_percentile_drawn_is_the_tables():
+    rows = table()
+    figure = bands(rows, LABEL, "batch", GRID, 50)
+    assert [trace.uid for trace in figure.data] == [f"p{p}" for p in reversed(GRID)]
+    for trace in figure.data:
+        np.testing.assert_array_equal(trace.x, rows["step"])
+        np.testing.assert_array_equal(trace.y, rows[trace.uid])
+    assert titles(figure) == [LABEL]
+    assert figure.layout.xaxis.range == (0, 50)
+    assert figure.layout.xaxis.title.text == "step"
+
+
+def test_areas_lie_between_symmetric_percentages_and_are_darker_inside():
+    figure = bands(table(), LABEL, "batch", (85, 15, 25, 75, 50), 50)
+    drawn = {trace.name: trace for trace in figure.data}
+    assert list(drawn) == [f"{p}th percentile" for p in (85, 75, 50, 25, 15)]
+    fills = [(trace.fill, alpha(trace)) for trace in drawn.values()]
+    outer, inner = 0.15, pytest.approx(1 - 0.85**2, abs=1e-3)
+    assert fills == [
+        ("none", 0),
+        ("tonexty", outer),
+        ("tonexty", inner),
+        ("tonexty", inner),
+        ("tonexty", outer),
+    ]
+    assert drawn["50th percentile"].line.width > drawn["15th percentile"].line.width
+
+
+@pytest.mark.parametrize(
+    ("percentages", "filled"),
+    [((50,), []), ((15, 50), []), ((15, 85), ["p15"]), ((1, 10, 85, 90), ["p10", "p85"])],
+)
+def test_a_percentage_without_its_counterpart_is_a_line_alone(percentages, filled):
+    figure = bands(table(), LABEL, "none", percentages, 50)
+    assert sorted(t.uid for t in figure.data if t.fill == "tonexty") == filled
+    assert len(figure.data) == len(percentages)
+
+
+def test_the_axis_names_what_is_drawn():
+    title = bands(table(), LABEL, "batch", (85, 50, 15), 50).layout.yaxis.title.text
+    assert title == "15, 50, 85th percentile of the pre-activation"
+    title = bands(table(), LABEL, "batch", GRID, 50).layout.yaxis.title.text
+    assert title == "15 percentiles from 0 to 100 of the pre-activation"
+    assert bands(table(), LABEL, "batch", (1,), 50).data[0].name == "1st percentile"
+
+
+def test_the_colour_tells_with_from_without_bn():
+    for normalization, shades in style.COLOURS.items():
+        figure = bands(table(), LABEL, normalization, (15, 85), 50)
+        assert {trace.line.color for trace in figure.data} == {shades[0]}
+        assert figure.data[1].fillcolor == style.faint(shades[1], 0.15)
+
+
+def test_a_long_trace_is_thinned_with_its_extremes_and_says_so(rng):
+    rows = table(30_000)
+    for p in GRID:
+        rows[f"p{p}"] = rng.normal(p, 1, len(rows)).astype(np.float32)
+    figure = bands(rows, LABEL, "batch", GRID, 300_000)
+    drawn = len(figure.data[0].x)
+    assert 1_500 < drawn <= PLOT_LIMIT
+    assert figure.layout.xaxis.title.text == f"step ({drawn:,} of 30,000 points)"
+    by_step = rows.set_index("step")
+    for trace in figure.data:
+        np.testing.assert_array_equal(trace.x, figure.data[0].x)  # so that hover compares
+        np.testing.assert_array_equal(trace.y, by_step.loc[trace.x, trace.uid])
+        assert (trace.y.min(), trace.y.max()) == (rows[trace.uid].min(), rows[trace.uid].max())
+    assert (trace.x[0], trace.x[-1]) == (0, rows["step"].iloc[-1])
+
+
+def test_small_multiples_show_each_unit_in_its_panel():
+    tables = {unit: table(unit=unit, shift=unit) for unit in (3, 9, 4, 0, 11)}
+    figure = small_multiples(tables, "With BN: hidden3", "batch", (15, 50, 85), 50, columns=3)
+    label, step, value, *panels = titles(figure)
+    assert panels == [f"unit {unit}" for unit in tables]
+    assert label == "With BN: hidden3"
+    assert (step, value) == ("step", "15, 50, 85th percentile of the pre-activation")
+    for i, (unit, rows) in enumerate(tables.items()):
+        drawn = lines(figure, f"x{i + 1}" if i else "x")
+        assert list(drawn) == ["85th percentile", "50th percentile", "15th percentile"]
+        for p in (15, 50, 85):
+            trace = drawn[f"{p}th percentile"]
+            assert trace.uid == f"{unit}-p{p}"
+            np.testing.assert_array_equal(trace.x, rows["step"])
+            np.testing.assert_array_equal(trace.y, rows[f"p{p}"])
+    assert len(figure.data) == 15
+
+
+def test_small_multiples_share_axes_and_label_the_outer_ones():
+    tables = {unit: table(unit=unit) for unit in range(5)}
+    layout = small_multiples(tables, "h", "batch", (15, 85), 50, columns=3).layout
+    x = [layout[f"xaxis{i or ''}"] for i in ("", 2, 3, 4, 5)]
+    y = [layout[f"yaxis{i or ''}"] for i in ("", 2, 3, 4, 5)]
+    assert [axis.matches for axis in x] == [None, "x", "x", "x", "x"]
+    assert [axis.matches for axis in y] == [None, "y", "y", "y", "y"]
+    assert [axis.showticklabels for axis in x] == [False, False, True, True, True]
+    assert [axis.showticklabels for axis in y] == [True, False, False, True, False]
+    assert "xaxis6" not in layout
+    assert all(axis.autorange for axis in y)  # without, plotly.js shows -1 to 4 whatever the data
+
+
+def test_narrow_small_multiples_differ_in_the_layout_alone():
+    tables = {unit: table(600, unit) for unit in range(7)}
+    wide, narrow = (
+        small_multiples(tables, "h", "batch", (15, 85), 50, columns=columns) for columns in (4, 2)
+    )
+    assert json.loads(wide.to_json())["data"] == json.loads(narrow.to_json())["data"]
+    assert narrow.layout.height > wide.layout.height
+
+
+def test_small_multiples_are_thinned_and_say_so():
+    tables = {unit: table(3_000, unit) for unit in range(2)}
+    figure = small_multiples(tables, "h", "batch", (15, 50, 85), 30_000)
+    drawn = max(len(trace.x) for trace in figure.data)
+    assert drawn <= distributions.MULTIPLE_LIMIT
+    assert f"step (up to {drawn:,} of 3,000 points)" in titles(figure)
+
+
+def test_more_units_than_fit_are_refused():
+    units = range(distributions.MAX_MULTIPLES)
+    assert small_multiples({u: table(unit=u) for u in units}, "h", "none", (50,), 50).data
+    with pytest.raises(ValueError, match="at most 24 units fit into a figure, got 25"):
+        small_multiples({u: table() for u in range(25)}, "h", "none", (50,), 50)
+
+
+def test_the_heatmap_has_each_value_at_its_unit_and_step(rng):
+    values, steps = rng.uniform(1, 2, size=(6, 4)), np.arange(6) ** 2
+    drawn = heatmap(values, steps, "distance (pre-activation)").data[0]
+    np.testing.assert_array_equal(drawn.x, steps)
+    np.testing.assert_array_equal(drawn.y, range(4))
+    np.testing.assert_array_equal(drawn.z, values.T.astype(np.float32))
+    for unit, record in np.ndindex(4, 6):
+        assert drawn.customdata[unit][record].tolist() == [unit, steps[record]]
+    assert drawn.colorbar.title.text == "distance (pre-activation)"
+    assert "unit %{customdata[0]}, step %{customdata[1]:,}, value %{z" in drawn.hovertemplate
+
+
+def test_colours_diverge_from_0_where_there_are_negative_values():
+    steps = [0, 1]
+    diverging = heatmap(np.array([[0.0, -3.0], [2.0, np.nan]]), steps, "shift").data[0]
+    assert (diverging.zmin, diverging.zmax) == (-3, 3)
+    sequential = heatmap(np.array([[0.0, 1.0], [2.0, np.inf]]), steps, "distance").data[0]
+    assert (sequential.zmin, sequential.zmax) == (0, 2)
+    assert diverging.colorscale != sequential.colorscale
+    assert heatmap(np.zeros((2, 2)), steps, "distance").data[0].zmax == 1
+
+
+@pytest.mark.parametrize("records", [1, 399, 400, 401, 1_000, 1_234, 100_000])
+def test_a_long_heatmap_is_thinned_and_says_so(records):
+    values = np.arange(2 * records, dtype=float).reshape(records, 2)
+    steps = np.arange(records) * 3
+    figure = heatmap(values, steps, "distance")
+    drawn = figure.data[0]
+    columns = len(drawn.x)
+    assert columns <= distributions.HEATMAP_LIMIT
+    assert columns >= min(records, distributions.HEATMAP_LIMIT // 2)
+    assert (drawn.x[0], drawn.x[-1]) == (0, steps[-1])
+    np.testing.assert_array_equal(drawn.z[1], values[np.array(drawn.x) // 3, 1])
+    thinned = f"step ({columns:,} of {records:,} records)"
+    assert figure.layout.xaxis.title.text == (thinned if columns < records else "step")
+
+
+def test_columns_of_a_heatmap_stay_where_they_are_while_a_run_grows():
+    before, after = (
+        heatmap(np.zeros((records, 1)), np.arange(records), "distance").data[0].x
+        for records in (1_000, 1_010)
+    )
+    assert set(before[:-1]) <= set(after)
+
+
+def test_what_moved_is_seen_in_the_heatmap():
+    grid = np.stack([table(unit=u)[[f"p{p}" for p in GRID]].to_numpy() for u in range(3)], axis=1)
+    measure = drift.MEASURES["spread_change"]
+    drawn = heatmap(measure.values(grid, GRID, "relu"), np.arange(5) * 10, measure.label).data[0]
+    np.testing.assert_allclose(drawn.z[2], 70 / 7 * np.arange(5), rtol=1e-6)
+
+
+def test_the_distribution_of_each_run_has_the_stored_percentiles():
+    rows = pd.concat([table(shift=shift).iloc[[2]] for shift in (0, 3, 5)])
+    labels, kinds = ["a", "b", "c"], ["batch", "none", "batch"]
+    figure = distribution_at(rows, labels, kinds)
+    assert [trace.name for trace in figure.data] == labels
+    for trace, (_, row) in zip(figure.data, rows.iterrows(), strict=True):
+        np.testing.assert_array_equal(trace.x, [row[f"p{p}"] for p in GRID])
+        np.testing.assert_array_equal(trace.y, np.array(GRID) / 100)
+    assert [trace.line.color for trace in figure.data] == style.colours(kinds)
+    assert [trace.line.dash for trace in figure.data] == ["solid", "dash", "solid"]
+    assert figure.layout.xaxis.title.text == "pre-activation"
+    assert figure.layout.yaxis.title.text == "share of examples"
+
+
+def test_zoom_is_kept_while_points_come_but_not_from_one_unit_to_another():
+    def revisions(figure):
+        return figure.layout.uirevision, figure.layout.yaxis.uirevision
+
+    first = revisions(bands(table(), LABEL, "batch", (50,), 50))
+    assert revisions(bands(table(9), LABEL, "batch", (15, 85), 50)) == first
+    other = revisions(bands(table(), "another unit", "batch", (50,), 50))
+    assert other[0] == first[0]
+    assert other[1] != first[1]
+    values = np.ones((3, 2))
+    assert revisions(heatmap(values, [0, 1, 2], "a")) == revisions(heatmap(-values, [0, 1, 2], "b"))
+
+
+def test_nothing_recorded_yet_gives_empty_axes():
+    for figure in (
+        bands(EMPTY, LABEL, "batch", (15, 50, 85), 50),
+        small_multiples({}, "h", "batch", (15, 50, 85), 50),
+        small_multiples({3: EMPTY}, "h", "batch", (15, 50, 85), 50),
+        heatmap(np.zeros((0, 4)), [], "distance"),
+        distribution_at(EMPTY, [], []),
+    ):
+        assert json.loads(figure.to_json())["layout"]
+    assert describe_bands(EMPTY, LABEL, (50,)) == f"{LABEL}: no points yet."
+    assert describe_heatmap(np.zeros((0, 4)), [], "distance") == "distance: no points yet."
+
+
+def test_a_diverging_run_is_drawn_as_far_as_it_went():
+    rows = table(3_000)
+    rows.loc[2_990:, "p0":] = np.nan
+    figure = bands(rows, LABEL, "batch", (15, 50, 85), 30_000)
+    assert np.isnan(figure.data[0].y[-1])
+    assert 2_989 * 10 >= max(figure.data[0].x[np.isfinite(figure.data[0].y)]) > 29_000
+    assert json.loads(heatmap(np.full((2, 3), np.nan), [0, 1], "distance").to_json())["data"]
+
+
+def test_the_descriptions_tell_the_last_values():
+    rows = table()
+    text = describe_bands(rows, LABEL, (85, 15, 50))
+    assert text == f"{LABEL}: 15, 50, 85th percentile -25.00, 0.00, 25.00 at step 40."
+    values = np.array([[9.0, 9, 9, 9], [0.5, -1.25, 4, 0.7]])
+    assert describe_heatmap(values, [0, 1_000], "shift (pre-activation)") == (
+        "shift (pre-activation) at step 1,000: from -1.25 (unit 1) to 4 (unit 2), median 0.6."
+    )
+    values[1, :3] = np.nan
+    assert describe_heatmap(values, [0, 1], "shift") == (
+        "shift at step 1: from 0.7 (unit 3) to 0.7 (unit 3), median 0.7. "
+        "Not finite for 3 of 4 units."
+    )
+    values[1] = np.inf
+    assert describe_heatmap(values, [0, 1], "shift") == (
+        "shift at step 1: not finite for any unit."
+    )

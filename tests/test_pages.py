@@ -1,0 +1,266 @@
+"""The pages Runs, Compare and Distributions in each of their states, by Streamlit's own harness."""
+
+import json
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from bnviz import jobs, queue, store
+from bnviz.about import change_about, read_about
+from bnviz.index import Index
+from bnviz.status import RunError, State
+from bnviz.store import StoreError, open_run
+from bnviz.ui import runs_page
+
+from .test_lab import alive, recorded, texts
+
+PAGES = ("runs_page", "compare_page", "distributions_page")
+
+
+@pytest.fixture
+def page(root):
+    def load(name, **query):
+        script = f"from bnviz.ui import {name}\n{name}.page()"
+        app = AppTest.from_string(script, default_timeout=60)
+        for key, value in query.items():
+            app.query_params[key] = value
+        app.run()
+        assert not app.exception
+        return app
+
+    return load
+
+
+def charts(app):
+    components = app.main.get("bidi_component")
+    return [json.loads(json.loads(e.proto.json)["figure"]) for e in components]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_empty_dashboard_says_what_to_do(page, name):
+    app = page(name)
+    assert "There are no runs yet. Start some on the page Lab" in texts(app.info)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_runs_in_every_state_are_shown(page, root, name):
+    error = RunError(type="OSError", message="<b>no</b>", traceback="line")
+    ids = [
+        recorded(root, 1, "none", State.RUNNING, **alive()),
+        recorded(root, 2, "batch", State.FAILED, error=error),
+        recorded(root, 3, "none", State.DIVERGED, summary={"reason": "not finite"}),
+        recorded(root, 4, "batch", State.PAUSED, reason="no space"),
+        recorded(root, 5, "batch", records=0),
+    ]
+    for run_id in ids:
+        app = page(name, run=ids, of=run_id)
+        assert "Cannot" not in texts(app.error)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_damaged_runs_are_named_and_the_others_shown(page, root, name):
+    whole = recorded(root, 1, "none")
+    broken = recorded(root, 2, "batch")
+    lost = recorded(root, 3, "batch")
+    (root / broken / "config.json").write_text("{")
+    (root / lost / "status.json").write_text("[" * 100_000)
+    (root / whole / "about.json").write_text("garbage")
+    for of in (whole, broken, lost):
+        page(name, run=[whole, broken, lost], of=of)
+    table = Index(root).table().set_index("run_id")
+    assert table.loc[broken, "settings"] == "config.json cannot be read"
+    assert table.loc[lost, "state"] == "LOST"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_addresses_with_wrong_values_leave_the_page_usable(page, root, name):
+    recorded(root, 1, "none")
+    wrong = "<script>alert(1)</script>"
+    keys = ("measure", "x", "logx", "smooth", "seeds", "states", "columns", "archived", "search")
+    keys += ("dlayer", "drift", "percentages", "many", "of", "run", "target", "baseline")
+    app = page(name, **dict.fromkeys(keys, wrong))
+    if name != "runs_page":
+        assert "is not here" in texts(app.warning)
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+
+def test_the_table_says_of_each_run_what_is_so(root):
+    recorded(root, 1, "none", summary={"test_accuracy": 0.5, "train_loss": 1.25}, device="CPU")
+    recorded(root, 2, "batch", State.RUNNING, **alive(), steps_per_s=123.0)
+    table = Index(root).table()
+    assert list(table["state"]) == ["RUNNING", "COMPLETED"]
+    running, ended = table.to_dict("records")
+    assert (running["steps_per_s"], ended["test_accuracy"]) == (123.0, 0.5)
+    assert ended["settings"] == "Without BN, hidden [3, 5]"
+    assert (ended["train_loss"], ended["device"]) == (1.25, "CPU")
+    assert ended["submitted"] == pd.Timestamp(1, unit="s", tz="UTC")
+    assert ended["progress"] == 2 / 50_000
+
+
+def test_the_index_follows_every_change(root):
+    run_id = recorded(root, 1, "none")
+    index = Index(root)
+    assert list(index.table()["name"]) == ["figure1-none-abc121"]
+    run = open_run(root / run_id)
+    change_about(run, name="mine", tags=["a", "b"])
+    [row] = index.table().to_dict("records")
+    assert (row["name"], row["tags"]) == ("mine", ["a", "b"])
+    store.write_status(run.paths, run.status.model_copy(update={"state": State.CANCELLED}))
+    assert list(index.table()["state"]) == ["CANCELLED"]
+    jobs.delete(run)
+    assert index.table().empty
+
+
+def test_runs_are_found_by_words_state_and_archive(root):
+    plain = recorded(root, 1, "none")
+    tagged = recorded(root, 2, "batch")
+    hidden = recorded(root, 3, "batch", State.PAUSED)
+    change_about(open_run(root / tagged), tags=["Sweep"], note="the (best) one")
+    change_about(open_run(root / hidden), archived=True)
+    table = Index(root).table()
+
+    def found(*arguments):
+        return set(table[runs_page.matching(table, *arguments)]["run_id"])
+
+    assert found("", [], False) == {plain, tagged}
+    assert found("", [], True) == {plain, tagged, hidden}
+    assert found("sweep BEST", [], False) == {tagged}
+    assert found("without bn", [], False) == {plain}
+    assert found("(best", [], False) == {tagged}
+    assert found("nothing", [], False) == set()
+    assert found("", ["PAUSED"], True) == {hidden}
+
+
+def test_the_page_shows_what_matches_and_counts(page, root):
+    recorded(root, 1, "none")
+    recorded(root, 2, "batch", State.PAUSED)
+    app = page("runs_page", search="without")
+    assert list(app.dataframe[0].value["name"]) == ["figure1-none-abc121"]
+    assert "1 of 2 runs, 0 active." in texts(app.caption)
+    app.text_input(key="search").set_value("").run()
+    assert list(app.dataframe[0].value["state"]) == ["paused", "completed"]
+    app.multiselect(key="columns").set_value(["name", "run_id"]).run()
+    assert list(app.dataframe[0].value.columns) == ["name", "run_id"]
+    assert all(button.disabled for button in app.button)  # nothing is selected
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "x" * 101}, "name: one line of at most 100 characters"),
+        ({"name": "a\nb"}, "name: one line"),
+        ({"tags": ["x"] * 21}, "tags: at most 20 tags"),
+        ({"tags": [""]}, "tags: at most 20 tags, each one line of 1 to 30"),
+        ({"note": "x" * 10_001}, "note: at most 10,000 characters"),
+    ],
+)
+def test_what_cannot_be_said_of_a_run_is_refused(root, changes, sentence):
+    run = open_run(root / recorded(root, 1, "none"))
+    with pytest.raises(StoreError, match=sentence):
+        change_about(run, **changes)
+    assert not run.paths.about.exists()
+
+
+def test_what_is_said_of_a_run_is_kept_beside_what_is_not_changed(root):
+    run = open_run(root / recorded(root, 1, "none"))
+    change_about(run, name="<b>mine</b>", tags=["x"])
+    about = change_about(run, note="two\nlines")
+    assert about == read_about(run)
+    assert (about.name, about.tags, about.note) == ("<b>mine</b>", ("x",), "two\nlines")
+
+
+# Compare ----------------------------------------------------------------------------------------
+
+
+def test_curves_steps_and_differences_of_the_chosen_runs(page, root):
+    ids = [recorded(root, 1, "none"), recorded(root, 2, "batch", records=5)]
+    app = page("compare_page", run=ids)
+    [figure] = charts(app)
+    assert [trace["name"] for trace in figure["data"]] == ["Without BN", "With BN"]
+    app.number_input(key="target").set_value(0.82).run()
+    steps, differences = (frame.value for frame in app.dataframe)
+    assert list(steps["steps"]) == [2, 2]
+    assert list(steps["best_accuracy"].round(4)) == [0.82, 0.84]
+    assert list(differences["setting"]) == ["model.normalization"]
+    app.segmented_control(key="x").set_value("epoch").run()
+    [figure] = charts(app)
+    assert figure["layout"]["xaxis"]["title"]["text"] == "epoch"
+    app.segmented_control(key="measure").set_value("test loss").run()
+    assert not app.exception
+
+
+# Distributions ----------------------------------------------------------------------------------
+
+
+def test_drift_bands_and_one_step_of_a_run(page, root):
+    run_id = recorded(root, 1, "batch", hidden=(3, 5))
+    app = page("distributions_page", of=run_id)
+    heat, bands, one = charts(app)
+    assert heat["data"][0]["type"] == "heatmap"
+    assert bands["layout"]["annotations"][0]["text"] == "With BN: hidden2 unit 2"  # the typical
+    assert one["data"][0]["name"] == "With BN"
+    app.selectbox(key="dunit").set_value("4").run()
+    assert "hidden2 unit 4" in charts(app)[1]["layout"]["annotations"][0]["text"]
+    app.selectbox(key="dlayer").set_value("hidden1").run()
+    assert not app.exception  # which has no unit 4
+    app.toggle(key="many").set_value(True).run()
+    assert len(charts(app)) == 4
+    app.multiselect(key="percentages").set_value([5, 95]).run()
+    assert not app.exception
+
+
+def test_all_percentiles_of_a_layer_in_one_array(root):
+    run = open_run(root / recorded(root, 1, "batch", hidden=(3, 5), records=4))
+    steps, grid = run.grid("hidden2")
+    assert list(steps) == [0, 1, 2, 3]
+    assert grid.shape == (4, 5, len(store.GRID_COLUMNS))
+    for unit in range(5):
+        rows = run.percentiles("hidden2", unit)
+        assert (grid[:, unit] == rows[list(store.GRID_COLUMNS)].to_numpy()).all()
+
+
+# Sweeps -----------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_set_up_started_and_watched(page, root, monkeypatch):
+    monkeypatch.setattr(queue, "slots", lambda root: {"cpu": 0, "cuda": 0})
+    app = page("sweeps_page")
+    assert "There are no sweeps yet" in texts(app.info)
+    app.text_input(key="sweep_lr-sweep_optimizer.learning_rate").set_value("0.1, oops").run()
+    assert "optimizer.learning_rate = oops" in texts(app.error).replace("\\", "").replace("'", "")
+    assert app.button(key="start_sweep").disabled
+    app.text_input(key="sweep_lr-sweep_optimizer.learning_rate").set_value("0.1, 1.0").run()
+    app.number_input(key="sweep_steps_lr-sweep").set_value(50).run()
+    assert app.button(key="start_sweep").label == "Start 4 runs"
+    app.button(key="start_sweep").click().run()
+    assert not app.exception
+    ids = store.list_run_ids(root)
+    runs = [open_run(root / run_id) for run_id in ids]
+    assert len(runs) == 4
+    assert {run.config.training.steps for run in runs} == {50}
+    [group] = {read_about(run).group for run in runs}
+    assert app.selectbox(key="group").value == group
+    assert len(charts(app)) == 1
+    assert "0 of 4 runs have ended" in app.main.get("progress")[0].proto.text
+    app.button(key="cancel_sweep").click().run()
+    assert {run.status.state for run in runs} == {State.CANCELLED}
+
+
+def test_a_sweep_of_seeds_alone_is_for_the_page_compare(page, root):
+    for seed in (1, 2):
+        run = open_run(root / recorded(root, seed, "none"))
+        store.write_config(run.paths, run.config.replace({"training.seed": seed}))
+        change_about(run, group="seeds")
+    assert "compare them on the page Compare" in texts(page("sweeps_page", group="seeds").info)
+
+
+def test_a_damaged_run_does_not_hide_its_sweep(page, root):
+    for number, kind in ((1, "none"), (2, "batch"), (3, "batch")):
+        change_about(open_run(root / recorded(root, number, kind)), group="mine")
+    (root / "20260101-000003-figure1-batch-abc123" / "config.json").write_text("{")
+    app = page("sweeps_page", group="<b>other</b>")
+    assert app.selectbox(key="group").value == "mine"
+    assert "2 of 2 runs have ended" in app.main.get("progress")[0].proto.text
