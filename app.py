@@ -4,11 +4,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from bnviz.ui import compare_page, distributions_page, lab, runs_page, sweeps_page
+from bnviz.ui import compare_page, distributions_page, lab, look, paper_page, runs_page, sweeps_page
 
 ICON = Path(__file__).resolve().parent / "bnviz" / "assets" / "icon.svg"
 
 st.set_page_config(page_title="bnviz", page_icon=str(ICON), layout="wide")
+look.apply()
 pages = {
     "lab": st.Page(lab.page, title="Lab", icon=":material/science:", default=True),
     "runs": st.Page(runs_page.page, title="Runs", icon=":material/table_rows:", url_path="runs"),
@@ -27,6 +28,7 @@ pages = {
     "sweeps": st.Page(
         sweeps_page.page, title="Sweeps", icon=":material/grid_on:", url_path="sweeps"
     ),
+    "paper": st.Page(paper_page.page, title="Paper", icon=":material/article:", url_path="paper"),
 }
 st.session_state["pages"] = pages  # so that one page can lead to another
 st.navigation(list(pages.values()), position="top").run()

@@ -275,21 +275,25 @@ def _kept_rows(
 def _lines(
     table: pd.DataFrame, normalization: str, percentages: Sequence[int], uid: str
 ) -> list[go.Scatter]:
-    """A line for each percentage, from above as hover lists them, filled up to the one before."""
+    """A line for each percentage, ascending, filled down to the one before.
+
+    Where there are such fills, plotly.js lists the lines in the hover box from the last to the
+    first: as they lie.
+    """
     colour, fill_colour = style.COLOURS[normalization][:2]
-    shown = sorted(percentages, reverse=True)
+    shown = sorted(percentages)
     lines = []
-    for upper, lower in zip([101, *shown], shown, strict=False):
+    for lower, upper in zip([-1, *shown], shown, strict=False):
         around = sum(p <= lower and upper <= 100 - p and 100 - p in shown for p in shown)
         fill = style.faint(fill_colour, round(1 - (1 - BAND_OPACITY) ** around, 3))
         lines.append(
             go.Scatter(
                 x=table["step"].to_numpy(),
-                y=table[f"p{lower}"].to_numpy(dtype=np.float32),
-                name=_names([lower]),
-                uid=f"{uid}p{lower}",
+                y=table[f"p{upper}"].to_numpy(dtype=np.float32),
+                name=_names([upper]),
+                uid=f"{uid}p{upper}",
                 mode="lines",
-                line={"color": colour, "width": 2.2 if lower == 50 else 0.8},
+                line={"color": colour, "width": 2.2 if upper == 50 else 0.8},
                 fill="tonexty" if around else "none",
                 fillcolor=fill,
                 showlegend=False,

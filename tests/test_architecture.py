@@ -50,6 +50,8 @@ LEVELS = {
     "bnviz.ui.compare_page": 4,
     "bnviz.ui.distributions_page": 4,
     "bnviz.ui.lab": 4,
+    "bnviz.ui.look": 4,
+    "bnviz.ui.paper_page": 4,
     "bnviz.ui.runs_page": 4,
     "bnviz.ui.shown": 4,
     "bnviz.ui.sweeps_page": 4,

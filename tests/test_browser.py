@@ -20,7 +20,7 @@ from bnviz.store import list_run_ids, open_run
 from .conftest import stop_all
 from .dashboard import Server, chromium
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 
 POINTS = "Number(document.querySelector('.bnviz-chart .plot')?.dataset.points ?? 0)"
 

@@ -5,10 +5,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from bnviz import jobs
-from bnviz.about import read_about
+from bnviz.about import change_about, read_about
 from bnviz.status import State
 from bnviz.store import list_run_ids, open_run
 from bnviz.unbundle import unpack
@@ -162,3 +163,21 @@ def test_a_sweep_from_start_to_finish(page, server, complaints):  # noqa: F811
     [group] = {read_about(run).group for run in runs}
     assert group.startswith("lr-sweep ")
     assert complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_passes_the_accessibility_rules(browser, server, scheme):  # noqa: F811
+    """WCAG 2 A and AA, as far as axe-core can tell."""
+    for number, kind in ((1, "none"), (2, "batch")):
+        recorded(server.root, number, kind)
+        change_about(open_run(server.root / list_run_ids(server.root)[0]), group="mine")
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1000})
+    page = context.new_page()  # noqa: F811
+    for path in ("", "runs", "compare", "distributions", "sweeps", "paper"):
+        page.goto(server.url + path)
+        shown = "canvas" if path == "runs" else ".bnviz-chart .plot[data-drawn=true]"
+        page.locator(shown).first.wait_for(timeout=60_000)
+        page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
+        found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+        assert [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found] == [], path
+    context.close()

@@ -43,7 +43,7 @@ def titles(figure):
 def test_every_percentile_drawn_is_the_tables():
     rows = table()
     figure = bands(rows, LABEL, "batch", GRID, 50)
-    assert [trace.uid for trace in figure.data] == [f"p{p}" for p in reversed(GRID)]
+    assert [trace.uid for trace in figure.data] == [f"p{p}" for p in GRID]
     for trace in figure.data:
         np.testing.assert_array_equal(trace.x, rows["step"])
         np.testing.assert_array_equal(trace.y, rows[trace.uid])
@@ -55,7 +55,7 @@ def test_every_percentile_drawn_is_the_tables():
 def test_areas_lie_between_symmetric_percentages_and_are_darker_inside():
     figure = bands(table(), LABEL, "batch", (85, 15, 25, 75, 50), 50)
     drawn = {trace.name: trace for trace in figure.data}
-    assert list(drawn) == [f"{p}th percentile" for p in (85, 75, 50, 25, 15)]
+    assert list(drawn) == [f"{p}th percentile" for p in (15, 25, 50, 75, 85)]
     fills = [(trace.fill, alpha(trace)) for trace in drawn.values()]
     outer, inner = 0.15, pytest.approx(1 - 0.85**2, abs=1e-3)
     assert fills == [
@@ -70,7 +70,7 @@ def test_areas_lie_between_symmetric_percentages_and_are_darker_inside():
 
 @pytest.mark.parametrize(
     ("percentages", "filled"),
-    [((50,), []), ((15, 50), []), ((15, 85), ["p15"]), ((1, 10, 85, 90), ["p10", "p85"])],
+    [((50,), []), ((15, 50), []), ((15, 85), ["p85"]), ((1, 10, 85, 90), ["p85", "p90"])],
 )
 def test_a_percentage_without_its_counterpart_is_a_line_alone(percentages, filled):
     figure = bands(table(), LABEL, "none", percentages, 50)
@@ -118,7 +118,7 @@ def test_small_multiples_show_each_unit_in_its_panel():
     assert (step, value) == ("step", "15, 50, 85th percentile of the pre-activation")
     for i, (unit, rows) in enumerate(tables.items()):
         drawn = lines(figure, f"x{i + 1}" if i else "x")
-        assert list(drawn) == ["85th percentile", "50th percentile", "15th percentile"]
+        assert list(drawn) == ["15th percentile", "50th percentile", "85th percentile"]
         for p in (15, 50, 85):
             trace = drawn[f"{p}th percentile"]
             assert trace.uid == f"{unit}-p{p}"

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from bnviz import jobs, queue, store
+from bnviz import jobs, paper, queue, store
 from bnviz.about import change_about, read_about
 from bnviz.index import Index
 from bnviz.status import RunError, State
@@ -264,3 +264,31 @@ def test_a_damaged_run_does_not_hide_its_sweep(page, root):
     app = page("sweeps_page", group="<b>other</b>")
     assert app.selectbox(key="group").value == "mine"
     assert "2 of 2 runs have ended" in app.main.get("progress")[0].proto.text
+
+
+# Paper ------------------------------------------------------------------------------------------
+
+
+def test_the_papers_figure_is_there_before_ours(page, root, monkeypatch):
+    monkeypatch.setattr(queue, "slots", lambda root: {"cpu": 0, "cuda": 0})
+    app = page("paper_page")
+    [theirs] = charts(app)
+    assert {trace.get("legendgroup") for trace in theirs["data"]} == {"paper", None}
+    app.button(key="start_paper").click().run()
+    assert not app.exception
+    assert len(store.list_run_ids(root)) == 2
+    assert len(charts(app)) == 2
+
+
+def test_ours_stand_beside_the_papers_numbers(page, root):
+    for number, kind in ((1, "none"), (2, "batch"), (3, "batch")):
+        recorded(root, number, kind, hidden=(100, 100, 100), records=5)
+    (root / "20260101-000003-figure1-batch-abc123" / "config.json").write_text("{")
+    app = page("paper_page")
+    _, ours = charts(app)
+    assert {trace["name"] for trace in ours["data"]} >= {"Without BN", "With BN"}
+    assert all(trace.get("legendgroup") != "paper" for trace in ours["data"])
+    table = app.dataframe[0].value
+    assert list(table["step"]) == list(paper.COMPARED_STEPS)
+    assert list(table["with BN, the paper"]) == list(paper.accuracy_at("batch"))
+    assert table["with BN, ours"].isna().all()  # it has not come so far

@@ -23,7 +23,7 @@ _STATIC = _HERE.parent.parent / "static"  # where Streamlit serves files from, b
 
 _HTML = """
 <div class="bnviz-chart">
-  <div class="plot" role="img" aria-label="chart"></div>
+  <div class="plot" role="figure" aria-label="chart"></div>
   <div class="save">Save the figure as
     <button type="button" data-format="png">PNG</button>
     <button type="button" data-format="svg">SVG</button>

@@ -31,7 +31,6 @@ class View:
 
 
 def page() -> None:
-    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
     st.header("Compare", anchor=False)
     shown.messages()
     run_ids = store.list_run_ids(store.default_root())

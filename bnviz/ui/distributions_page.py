@@ -28,7 +28,6 @@ WORDS = {
 
 
 def page() -> None:
-    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
     st.header("Distributions", anchor=False)
     shown.messages()
     run_ids = store.list_run_ids(store.default_root())

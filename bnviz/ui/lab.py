@@ -43,7 +43,6 @@ READING = """
 def page() -> None:
     with st.sidebar:
         setup = controls.sidebar(_start)
-    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
     st.header("Internal covariate shift, live", anchor=False)
     shown.messages()
     run_ids = store.list_run_ids(store.default_root())

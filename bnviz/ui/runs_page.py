@@ -56,7 +56,6 @@ SHOWN_AT_FIRST = (
 
 
 def page() -> None:
-    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
     st.header("Runs", anchor=False)
     shown.messages()
     root = store.default_root()

@@ -22,7 +22,6 @@ TICK_S = 1.0
 
 
 def page() -> None:
-    st.html("<style>.stMainBlockContainer { padding-top: 4.5rem; }</style>")
     st.header("Sweeps", anchor=False)
     shown.messages()
     groups = _groups(store.default_root())

@@ -1,0 +1,155 @@
+"""The page Paper: the paper's Figure 1 as it is there, beside ours, and what it leaves open."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from bnviz import captions, export, figures, jobs, paper, store
+from bnviz.config import Preset, RunConfig, find_preset
+from bnviz.store import Run, StoreError
+from bnviz.ui import chart, runs, shown
+from bnviz.ui.text import literal
+
+TICK_S = 1.0
+KINDS = ("none", "batch")
+
+STATED = """
+| Setting | The paper (Section 4.1) | Here |
+|---|---|---|
+| Input | 28 × 28 binary images | the same; a pixel is 1 above grey level 127 |
+| Network | 3 fully connected hidden layers of 100 sigmoid units, 10 outputs | the same |
+| Loss | cross-entropy | the same, the mean over the minibatch |
+| Minibatch, steps | 60 examples, 50,000 steps | the same |
+| Batch normalization | on each hidden layer, before the sigmoid | the same, no bias (Section 3.2) |
+| Initial weights | small random Gaussian values | Gaussian with the std that the preset states |
+"""
+
+OPEN = """
+The paper does not state these, so what stands here is our choice:
+
+- **Learning rate, optimizer, std of the initial weights.** Plain SGD; rate and std are those of 16
+  pairs tried that bring both accuracy curves closest to the paper's.
+- **ε and the moving averages' momentum.** PyTorch's defaults, 10⁻⁵ and 0.1.
+- **Initial γ and β.** 1 and 0.
+- **Which unit panels (b) and (c) show.** “One typical sigmoid” of the last hidden layer. Ours is
+  the unit whose spread at step 0 is the median of the layer, a rule blind to the outcome.
+- **Over which examples the percentiles are taken.** Ours: 500 test digits, the same at every step.
+- **The x axis of (b) and (c)** has no numbers; that it spans the 50,000 steps is an assumption.
+- **What “held-out test data” is.** Ours: all 10,000 test digits.
+"""
+
+
+def page() -> None:
+    st.header("The paper's Figure 1, and ours", anchor=False)
+    shown.messages()
+    st.caption(
+        "Ioffe & Szegedy, “Batch Normalization: Accelerating Deep Network Training by Reducing "
+        "Internal Covariate Shift” (2015), arXiv:1502.03167v3, Section 4.1."
+    )
+    preset = find_preset("figure1")
+    st.subheader("The paper's, digitised from its vector graphics", anchor=False)
+    data = [figures.not_started(config) for config in preset.runs.values()]
+    wide, narrow = (
+        figures.figure1(data, "last hidden layer,", "one unit", with_paper=True, stacked=stacked)
+        for stacked in (False, True)
+    )
+    alt = "The paper's Figure 1: test accuracy, and percentiles of one unit without and with BN."
+    chart.show(chart.draw(wide, narrow, alt, "figure1-paper"), key="paper_chart")
+    st.subheader("Ours", anchor=False)
+    ours = latest_pair(preset)
+    if ours:
+        live = runs.any_active(list(ours.values()))
+        st.fragment(_watch, run_every=TICK_S if live else None)(list(ours.values()))
+    else:
+        st.info("It is not trained here yet. The two runs take a minute or two on two CPU cores.")
+        st.button(
+            "Start Figure 1",
+            type="primary",
+            icon=":material/play_arrow:",
+            key="start_paper",
+            on_click=_start,
+            args=(preset,),
+        )
+    st.subheader("What the paper states", anchor=False)
+    st.markdown(STATED)
+    st.subheader("What it leaves open, and what we chose", anchor=False)
+    st.markdown(OPEN)
+    st.caption(literal(preset.why))
+
+
+def latest_pair(preset: Preset) -> dict[str, Run]:
+    """The newest run with each of the preset's configurations, by normalization; empty where one
+    is missing."""
+    wanted: dict[str, RunConfig] = {c.model.normalization: c for c in preset.runs.values()}
+    found: dict[str, Run] = {}
+    for run_id in store.list_run_ids(store.default_root()):
+        try:
+            run = runs.find(run_id)
+            kind = run.config.model.normalization
+        except StoreError:
+            continue
+        if kind not in found and run.config == wanted.get(kind):
+            found[kind] = run
+        if len(found) == len(wanted):
+            return {kind: found[kind] for kind in KINDS}
+    return {}
+
+
+def _start(preset: Preset) -> None:
+    try:
+        for name, config in preset.runs.items():
+            jobs.submit(config, store.default_root(), f"{preset.name}-{name}")
+    except StoreError as error:
+        st.session_state["problem"] = str(error)
+
+
+def _watch(pair: list[Run]) -> None:
+    try:
+        runs.progress_rows(pair, captions.labels(pair))
+        layer = list(pair[0].layers)[-1]
+        unit = export.typical_unit_of(pair, layer)
+        version = (*(run.version() for run in pair), unit)
+        if st.session_state.get("paper_drawn", (None,))[0] != version:
+            data = export.run_data(pair, layer, unit)
+            title = f"unit {unit}" if unit is not None else "unit …"
+            wide, narrow = (
+                figures.figure1(data, layer, title, stacked=stacked) for stacked in (False, True)
+            )
+            alt = figures.describe(data, layer, unit or 0)
+            drawing = chart.draw(wide, narrow, alt, "figure1-ours")
+            st.session_state["paper_drawn"] = version, drawing
+        chart.show(st.session_state["paper_drawn"][1], key="ours_chart")
+        st.caption(literal(f"{captions.shared_settings(pair)}. {captions.probe(pair)}"))
+        st.dataframe(
+            accuracies(pair),
+            hide_index=True,
+            key="paper_table",
+            placeholder="–",
+            column_config={
+                "step": st.column_config.NumberColumn(format="localized"),
+                **{
+                    name: st.column_config.NumberColumn(format="%.3f")
+                    for name in accuracies(pair).columns[1:]
+                },
+            },
+        )
+    except StoreError as error:
+        st.error(literal(str(error)), icon=":material/error:")
+
+
+def accuracies(pair: list[Run]) -> pd.DataFrame:
+    """Test accuracy at the steps where the paper's curves have their knots, theirs and ours; ours
+    is read off between evaluations, and missing after the last one."""
+    table = {"step": np.array(paper.COMPARED_STEPS)}
+    for run in pair:
+        tests = run.metrics().query("split == 'test'")
+        words = "with BN" if run.config.model.normalization == "batch" else "without BN"
+        table[f"{words}, the paper"] = paper.accuracy_at(run.config.model.normalization)
+        table[f"{words}, ours"] = (
+            np.interp(paper.COMPARED_STEPS, tests["step"], tests["accuracy"], right=np.nan)
+            if len(tests)
+            else np.full(len(paper.COMPARED_STEPS), np.nan)
+        )
+    return pd.DataFrame(table)
