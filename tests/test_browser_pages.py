@@ -127,6 +127,16 @@ def test_selected_runs_are_compared_and_the_chart_keeps_its_zoom(page, server, c
     page.wait_for_url("**x=epoch**")
     page.goto(page.url)  # the address brings all of it back
     expect(drawn(page, "compare_chart").locator(".xtitle")).to_have_text("epoch")
+
+    page.get_by_text("Live", exact=True).click()
+    page.wait_for_url("**live=false**")
+    page.wait_for_timeout(1_500)  # a tick that was on its way
+    before, recorded_before = page.evaluate(points), len(open_run(server.root / ids[0]).metrics())
+    page.wait_for_timeout(3_000)
+    assert page.evaluate(points) == before
+    assert len(open_run(server.root / ids[0]).metrics()) > recorded_before  # the run goes on
+    page.get_by_text("Live", exact=True).click()
+    page.wait_for_function(f"Number({points}) > {before}")
     assert complaints() == []
 
 

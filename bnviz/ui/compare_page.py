@@ -11,11 +11,9 @@ import streamlit as st
 from bnviz import captions, comparisons, export, store
 from bnviz.comparisons import Compared, Curve
 from bnviz.config import TRAIN_EXAMPLES
-from bnviz.store import Run, StoreError
-from bnviz.ui import chart, runs, shown
+from bnviz.store import Run
+from bnviz.ui import chart, shown
 from bnviz.ui.text import literal
-
-TICK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,7 @@ class View:
 
 
 def page() -> None:
-    st.header("Compare", anchor=False)
-    shown.messages()
+    shown.title("Compare")
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         st.info("There are no runs yet. Start some on the page Lab, then compare them here.")
@@ -42,8 +39,7 @@ def page() -> None:
         st.info("Choose runs above, or select some on the page Runs and press Compare there.")
         return
     view = _view()
-    live = runs.any_active(chosen)
-    st.fragment(_watch, run_every=TICK_S if live else None)(chosen, view)
+    shown.watch(_draw, chosen, chosen, view)
     _differences(chosen)
     _export(chosen)
 
@@ -109,13 +105,6 @@ def compared(chosen: Sequence[Run]) -> list[Compared]:
 def _curves(data: Sequence[Compared], view: View) -> list[Curve]:
     groups = comparisons.over_seeds(data) if view.seeds_as_one else [[run] for run in data]
     return [comparisons.mean_curve(group, view.measure, view.x_axis) for group in groups]
-
-
-def _watch(chosen: list[Run], view: View) -> None:
-    try:
-        _draw(chosen, view)
-    except StoreError as error:  # damaged or removed while it is looked at
-        st.error(literal(str(error)), icon=":material/error:")
 
 
 def _draw(chosen: list[Run], view: View) -> None:

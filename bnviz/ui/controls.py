@@ -66,7 +66,8 @@ def sidebar(start: Callable[[], None]) -> Setup:
     if preset.sweep:
         names = ", ".join(p.rpartition(".")[2].replace("_", " ") for p in preset.sweep)
         st.caption(f"This preset sweeps: {literal(names)}.")
-    count = len(setup.runs)
+    # Where something is wrong there are none, and the button says what it would start.
+    count = len(setup.runs) or (2 if st.session_state["bn"] == BOTH else 1)
     st.button(
         f"Start {count} runs" if count > 1 else "Start",
         type="primary",

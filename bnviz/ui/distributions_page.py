@@ -14,7 +14,6 @@ from bnviz.store import Run, StoreError
 from bnviz.ui import chart, runs, shown
 from bnviz.ui.text import literal
 
-TICK_S = 1.0
 PLAY_TICK_S = 0.4
 
 WORDS = {
@@ -28,8 +27,7 @@ WORDS = {
 
 
 def page() -> None:
-    st.header("Distributions", anchor=False)
-    shown.messages()
+    shown.title("Distributions")
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         st.info("There are no runs yet. Start some on the page Lab, then look into them here.")
@@ -38,9 +36,7 @@ def page() -> None:
     if run is None:
         return
     layer, measure, percentages = _view(run)
-    live = runs.any_active([run])
-    watch = st.fragment(_watch, run_every=TICK_S if live else None)
-    watch(run, layer, measure, percentages)
+    shown.watch(_draw, [run], run, layer, measure, percentages)
     playing = st.session_state.get("play", False)
     st.fragment(_at_one_step, run_every=PLAY_TICK_S if playing else None)(run, layer)
     _many_units(run, layer, percentages)
@@ -98,13 +94,6 @@ def _view(run: Run) -> tuple[str, str, list[int]]:
             help="The paper draws the 15th, 50th and 85th. All of these are stored, exactly.",
         )
     return layer, measure, sorted(percentages) or [50]
-
-
-def _watch(run: Run, layer: str, measure: str, percentages: list[int]) -> None:
-    try:
-        _draw(run, layer, measure, percentages)
-    except StoreError as error:  # damaged or removed while it is looked at
-        st.error(literal(str(error)), icon=":material/error:")
 
 
 def _draw(run: Run, layer: str, measure: str, percentages: list[int]) -> None:

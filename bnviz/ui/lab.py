@@ -9,12 +9,6 @@ from bnviz.store import Run, StoreError
 from bnviz.ui import chart, controls, runs, shown
 from bnviz.ui.text import literal
 
-TICK_S = 1.0
-
-SETTLED_S = 10.0
-"""The page goes on ticking this long after the last run has ended. To stop, it is drawn anew in
-full, and a download clicked in that moment fails: most are clicked right at the end."""
-
 TYPICAL = "typical"
 
 INTRODUCTION = """
@@ -43,8 +37,7 @@ READING = """
 def page() -> None:
     with st.sidebar:
         setup = controls.sidebar(_start)
-    st.header("Internal covariate shift, live", anchor=False)
-    shown.messages()
+    shown.title("Internal covariate shift, live")
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         _empty(setup)
@@ -57,8 +50,7 @@ def page() -> None:
     if not layer:
         st.info("The runs chosen have no layer in common; choose others.")
         return
-    live = runs.any_active(chosen)
-    st.fragment(_watch, run_every=TICK_S if live else None)(chosen, layer, unit, with_paper, live)
+    shown.watch(_show_runs, chosen, chosen, layer, unit, with_paper)
     _export(chosen, layer, unit, with_paper)
     _housekeeping()
     with st.expander("How to read this"):
@@ -191,19 +183,8 @@ def _view(chosen: list[Run]) -> tuple[str, int | None, bool]:
     return layer, None, with_paper
 
 
-def _watch(chosen: list[Run], layer: str, unit: int | None, with_paper: bool, live: bool) -> None:
-    """Progress and chart: drawn anew at every tick while a run is unfinished."""
-    try:
-        _show_runs(chosen, layer, unit, with_paper)
-        ended = live and runs.quiet_for_s(chosen) > SETTLED_S
-    except StoreError as error:  # damaged or removed while it is looked at
-        st.error(literal(str(error)), icon=":material/error:")
-        return
-    if ended:
-        st.rerun()  # stop ticking
-
-
 def _show_runs(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> None:
+    """Progress and chart."""
     runs.progress_rows(chosen, captions.labels(chosen))
     shown = unit if unit is not None else export.typical_unit_of(chosen, layer)
     if unit is None and shown is not None:

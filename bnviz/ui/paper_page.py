@@ -12,7 +12,6 @@ from bnviz.store import Run, StoreError
 from bnviz.ui import chart, runs, shown
 from bnviz.ui.text import literal
 
-TICK_S = 1.0
 KINDS = ("none", "batch")
 
 STATED = """
@@ -42,8 +41,7 @@ The paper does not state these, so what stands here is our choice:
 
 
 def page() -> None:
-    st.header("The paper's Figure 1, and ours", anchor=False)
-    shown.messages()
+    shown.title("The paper's Figure 1, and ours")
     st.caption(
         "Ioffe & Szegedy, “Batch Normalization: Accelerating Deep Network Training by Reducing "
         "Internal Covariate Shift” (2015), arXiv:1502.03167v3, Section 4.1."
@@ -60,8 +58,7 @@ def page() -> None:
     st.subheader("Ours", anchor=False)
     ours = latest_pair(preset)
     if ours:
-        live = runs.any_active(list(ours.values()))
-        st.fragment(_watch, run_every=TICK_S if live else None)(list(ours.values()))
+        shown.watch(_draw, list(ours.values()), list(ours.values()))
     else:
         st.info("It is not trained here yet. The two runs take a minute or two on two CPU cores.")
         st.button(
@@ -105,38 +102,35 @@ def _start(preset: Preset) -> None:
         st.session_state["problem"] = str(error)
 
 
-def _watch(pair: list[Run]) -> None:
-    try:
-        runs.progress_rows(pair, captions.labels(pair))
-        layer = list(pair[0].layers)[-1]
-        unit = export.typical_unit_of(pair, layer)
-        version = (*(run.version() for run in pair), unit)
-        if st.session_state.get("paper_drawn", (None,))[0] != version:
-            data = export.run_data(pair, layer, unit)
-            title = f"unit {unit}" if unit is not None else "unit …"
-            wide, narrow = (
-                figures.figure1(data, layer, title, stacked=stacked) for stacked in (False, True)
-            )
-            alt = figures.describe(data, layer, unit or 0)
-            drawing = chart.draw(wide, narrow, alt, "figure1-ours")
-            st.session_state["paper_drawn"] = version, drawing
-        chart.show(st.session_state["paper_drawn"][1], key="ours_chart")
-        st.caption(literal(f"{captions.shared_settings(pair)}. {captions.probe(pair)}"))
-        st.dataframe(
-            accuracies(pair),
-            hide_index=True,
-            key="paper_table",
-            placeholder="–",
-            column_config={
-                "step": st.column_config.NumberColumn(format="localized"),
-                **{
-                    name: st.column_config.NumberColumn(format="%.3f")
-                    for name in accuracies(pair).columns[1:]
-                },
-            },
+def _draw(pair: list[Run]) -> None:
+    runs.progress_rows(pair, captions.labels(pair))
+    layer = list(pair[0].layers)[-1]
+    unit = export.typical_unit_of(pair, layer)
+    version = (*(run.version() for run in pair), unit)
+    if st.session_state.get("paper_drawn", (None,))[0] != version:
+        data = export.run_data(pair, layer, unit)
+        title = f"unit {unit}" if unit is not None else "unit …"
+        wide, narrow = (
+            figures.figure1(data, layer, title, stacked=stacked) for stacked in (False, True)
         )
-    except StoreError as error:
-        st.error(literal(str(error)), icon=":material/error:")
+        alt = figures.describe(data, layer, unit or 0)
+        drawing = chart.draw(wide, narrow, alt, "figure1-ours")
+        st.session_state["paper_drawn"] = version, drawing
+    chart.show(st.session_state["paper_drawn"][1], key="ours_chart")
+    st.caption(literal(f"{captions.shared_settings(pair)}. {captions.probe(pair)}"))
+    st.dataframe(
+        accuracies(pair),
+        hide_index=True,
+        key="paper_table",
+        placeholder="–",
+        column_config={
+            "step": st.column_config.NumberColumn(format="localized"),
+            **{
+                name: st.column_config.NumberColumn(format="%.3f")
+                for name in accuracies(pair).columns[1:]
+            },
+        },
+    )
 
 
 def accuracies(pair: list[Run]) -> pd.DataFrame:

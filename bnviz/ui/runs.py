@@ -72,8 +72,6 @@ def quiet_for_s(runs: Sequence[Run]) -> float:
 
 def progress_rows(runs: Sequence[Run], names: Sequence[str]) -> None:
     """For each run: state, progress, speed, what its state means, and what can be done."""
-    if st.session_state.pop("refresh", False):
-        st.rerun()  # drawn alone after an action that has changed more than these rows
     statuses = [true_status(run) for run in runs]
     places: dict[str, int] = {}
     if any(status.state is State.QUEUED and status.pid is None for status in statuses):

@@ -56,15 +56,15 @@ SHOWN_AT_FIRST = (
 
 
 def page() -> None:
-    st.header("Runs", anchor=False)
-    shown.messages()
+    shown.title("Runs")
     root = store.default_root()
     _import(root)
     if not store.list_run_ids(root):
         st.info("There are no runs yet. Start some on the page Lab; they appear here.")
         return
     search, states, archived, columns = _filters()
-    st.fragment(_table, run_every=TICK_S)(root, search, states, archived, columns)
+    tick = TICK_S if shown.is_live() else None
+    st.fragment(_table, run_every=tick)(root, search, states, archived, columns)
 
 
 def _import(root: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import streamlit as st
 
 from bnviz import jobs, queue, store
@@ -11,10 +14,57 @@ from bnviz.ui.text import literal
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+TICK_S = 1.0
 
-def messages() -> None:
-    """What the user must know before anything else; called once when a page is drawn in full."""
+SETTLED_S = 10.0
+"""A page goes on ticking this long after the last run has ended. To stop, it is drawn anew in full,
+and a download clicked in that moment fails: most are clicked right at the end."""
+
+
+def title(text: str) -> None:
+    """The top of a page: its name, the switch that stops its ticks, and what must be known."""
     st.session_state.pop("refresh", None)  # all is drawn anew
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.header(text, anchor=False)
+        st.toggle(
+            "Live",
+            value=True,
+            key="live",
+            bind="query-params",
+            width="content",
+            help="Switch it off to look at something in peace; the runs go on.",
+        )
+    _messages()
+
+
+def is_live() -> bool:
+    """Whether the user wants pages to follow their runs."""
+    return bool(st.session_state.get("live", True))
+
+
+def watch(draw: Callable[..., None], followed: Sequence[Run], *arguments: Any) -> None:
+    """Draw a part of the page with `draw(*arguments)`, and again at each tick while one of these
+    runs is active."""
+    live = is_live() and runs.any_active(followed)
+    st.fragment(_tick, run_every=TICK_S if live else None)(draw, followed, arguments, live)
+
+
+def _tick(
+    draw: Callable[..., None], followed: Sequence[Run], arguments: tuple[Any, ...], live: bool
+) -> None:
+    if st.session_state.pop("refresh", False):
+        st.rerun()  # drawn alone after an action that has changed more than this part
+    try:
+        draw(*arguments)
+        ended = live and runs.quiet_for_s(followed) > SETTLED_S
+    except StoreError as error:  # damaged or removed while it is looked at
+        st.error(literal(str(error)), icon=":material/error:")
+        return
+    if ended:
+        st.rerun()  # stop ticking
+
+
+def _messages() -> None:
     address = str(st.get_option("server.address") or "")
     if address not in LOOPBACK:
         st.warning(

@@ -18,12 +18,9 @@ from bnviz.sweeps import Result
 from bnviz.ui import chart, runs, shown
 from bnviz.ui.text import literal
 
-TICK_S = 1.0
-
 
 def page() -> None:
-    st.header("Sweeps", anchor=False)
-    shown.messages()
+    shown.title("Sweeps")
     groups = _groups(store.default_root())
     with st.expander("Start a sweep", expanded=not groups, icon=":material/grid_on:"):
         _set_up()
@@ -42,8 +39,7 @@ def page() -> None:
     if st.query_params.get("group") != group:
         st.query_params["group"] = group
     chosen = groups[group]
-    live = any(true_status(run).state in ACTIVE for run in chosen)
-    st.fragment(_watch, run_every=TICK_S if live else None)(chosen)
+    shown.watch(_draw, chosen, chosen)
 
 
 def _groups(root: Path) -> dict[str, list[Run]]:
@@ -169,14 +165,8 @@ def _result(run: Run) -> Result:
     )
 
 
-def _watch(chosen: list[Run]) -> None:
-    if st.session_state.pop("refresh", False):
-        st.rerun()
-    try:
-        results = [_result(run) for run in reversed(chosen)]
-    except StoreError as error:
-        st.error(literal(str(error)), icon=":material/error:")
-        return
+def _draw(chosen: list[Run]) -> None:
+    results = [_result(run) for run in reversed(chosen)]
     ended = sum(result.ended for result in results)
     st.progress(ended / len(results), text=f"{ended} of {len(results)} runs have ended")
     with st.container(horizontal=True):
