@@ -23,6 +23,9 @@ SHOTS = (
     ("lab.png", "?paper=true", 1400, 880, "light"),
     ("lab-dark.png", "?paper=true", 1400, 880, "dark"),
     ("lab-narrow.png", "", 420, 1400, "light"),
+    ("compare.png", "compare?target=0.95", 1400, 1000, "light"),
+    ("distributions.png", "distributions", 1400, 1250, "light"),
+    ("paper.png", "paper", 1400, 1350, "light"),
 )
 
 
@@ -36,7 +39,7 @@ def shoot(
     page = context.new_page()
     page.goto(url)
     page.wait_for_function(wait_for, timeout=60_000)
-    page.wait_for_timeout(1_000)  # the chart's fonts and Streamlit's animations
+    page.wait_for_timeout(2_000)  # the chart's fonts and Streamlit's animations
     page.screenshot(path=path)
     context.close()
     print(path.relative_to(PROJECT))

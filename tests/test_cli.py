@@ -122,7 +122,10 @@ def test_an_empty_root_says_what_to_do(root):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run", "figure9"], "unknown preset 'figure9'; choose one of figure1, or a .toml file"),
+        (
+            ["run", "figure9"],
+            "unknown preset 'figure9'; choose one of batch-sweep, figure1, lr-sweep",
+        ),
         (["run", "figure1", "--set", "model.depth=3"], "model.depth: unknown key; model has"),
         (["run", "figure1", "--set", "training.steps=0"], "a whole number from 1 to 10,000,000"),
         (["run", "figure1", "--set", "optimizer.learning_rate=nan"], "above 0 and at most 100"),
