@@ -394,6 +394,19 @@ def test_a_run_directory_that_is_moved_away_ends_the_worker_and_opens_elsewhere(
     assert moved.status.state is State.CANCELLED
 
 
+def test_a_run_directory_that_is_deleted_ends_the_worker(zygote, create):
+    run, other = create(training__steps=1_000_000), create()
+    pid = zygote.start(run.paths.directory, FLUSH_INTERVAL_S=0.05)
+    while run.status.step < 200:
+        time.sleep(0.01)
+    while run.paths.directory.exists():  # it may be writing into it
+        shutil.rmtree(run.paths.directory, ignore_errors=True)
+    assert zygote.wait(pid) == 0
+    assert not run.paths.directory.exists()
+    assert zygote.run(other.paths.directory) == 0
+    assert other.status.state is State.COMPLETED
+
+
 def test_a_hanging_worker_is_noticed_and_can_be_cancelled(zygote, create, monkeypatch):
     from bnviz import processes
 
