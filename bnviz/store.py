@@ -206,10 +206,9 @@ class Run:
         return (first["p85"] - first["p15"]).to_numpy()
 
     def version(self) -> tuple[str, ...]:
-        """Changes when, and only when, there are other rows to read."""
-        return tuple(
-            part.path.name for name in TABLES for part in live_parts(self.paths.table(name))
-        )
+        """Changes when, and only when, there are other rows to read; no two runs share one."""
+        parts = (part for name in TABLES for part in live_parts(self.paths.table(name)))
+        return (self.run_id, *(part.path.name for part in parts))
 
     def _read(self, name: str, filters: list[tuple[str, str, Any]] | None) -> pa.Table:
         folder = self.paths.table(name)

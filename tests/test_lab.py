@@ -450,3 +450,12 @@ def test_why_nothing_starts_is_said(page, root, monkeypatch):
     jobs.submit(RunConfig(), root, "waits")
     app = page()
     assert "Number 1 in line, but the disk has" in texts(app.caption).replace("\\", "")
+
+
+def test_another_run_whose_parts_have_the_same_names_is_drawn(page, root):
+    """The chart is kept while nothing is new; another run is new, whatever its files are called."""
+    first, second = recorded(root, 1, "batch"), recorded(root, 2, "none")
+    app = page(run=first)
+    assert chart(app)["data"][0]["name"] == "With BN"
+    app.multiselect(key="runs").set_value([second]).run()
+    assert chart(app)["data"][0]["name"] == "Without BN"

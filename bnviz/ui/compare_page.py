@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 import streamlit as st
 
 from bnviz import captions, comparisons, export, store
@@ -108,7 +107,7 @@ def _curves(data: Sequence[Compared], view: View) -> list[Curve]:
 
 
 def _draw(chosen: list[Run], view: View) -> None:
-    version = (*(run.version() for run in chosen), *(run.run_id for run in chosen), view)
+    version = (*(run.version() for run in chosen), view)
     data = compared(chosen)
     target, baseline = _target(data)
     if st.session_state.get("compare_drawn", (None,))[0] != (version, target):
@@ -180,10 +179,7 @@ def _differences(chosen: Sequence[Run]) -> None:
     if len(chosen) < 2:
         return
     st.subheader("What sets them apart", anchor=False)
-    names = captions.labels(chosen)
-    settings = {n: run.config.flat() for n, run in zip(names, chosen, strict=True)}
-    data = [Compared(n, n, pd.DataFrame(), values, 1.0) for n, values in settings.items()]
-    table = comparisons.differences(data)
+    table = comparisons.differences(compared(chosen))
     if table.empty:
         st.caption("Nothing: their settings are equal.")
         return

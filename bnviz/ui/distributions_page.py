@@ -102,7 +102,7 @@ def _draw(run: Run, layer: str, measure: str, percentages: list[int]) -> None:
     if not len(steps):
         st.info("Nothing is recorded yet; the first points come within seconds of the start.")
         return
-    key = (run.run_id, layer, measure, run.version())
+    key = (run.version(), layer, measure)
     if st.session_state.get("heat", (None,))[0] != key:
         label = drift.MEASURES[measure].label
         figure = distributions.heatmap(values, steps, label)
@@ -130,7 +130,7 @@ def _draw(run: Run, layer: str, measure: str, percentages: list[int]) -> None:
 def _values(run: Run, layer: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps (records,) and the measure of drift (records, units), computed anew only for new
     records."""
-    key = (run.run_id, layer, measure, run.version())
+    key = (run.version(), layer, measure)
     if st.session_state.get("drift_values", (None,))[0] != key:
         steps, grid = run.grid(layer)
         values = (
@@ -165,11 +165,12 @@ def _at_one_step(run: Run, layer: str) -> None:
         st.rerun()  # to begin ticking, or to end it
     st.subheader("The whole distribution at one step", anchor=False)
     try:
-        steps = run.grid(layer)[0].tolist()
+        unit = int(st.session_state.get("dunit") or 0)
+        table = run.percentiles(layer, unit)
+        steps = table["step"].tolist()
         if len(steps) < 2:
             st.caption("It needs two records at least.")
             return
-        unit = int(st.session_state.get("dunit") or 0)
         wanted = st.session_state.get("at_step", steps[0])
         if wanted not in steps:
             wanted = min(steps, key=lambda step: abs(step - wanted))
@@ -183,7 +184,6 @@ def _at_one_step(run: Run, layer: str) -> None:
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.select_slider("Step", steps, key="at_step", format_func=lambda step: f"{step:,}")
             st.button("Play", key="play_button", icon=":material/play_arrow:", on_click=_play)
-        table = run.percentiles(layer, unit)
         figure = distributions.distribution_at(
             table[table["step"] == st.session_state["at_step"]],
             [run.config.label],
