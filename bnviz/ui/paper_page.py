@@ -118,17 +118,15 @@ def _draw(pair: list[Run]) -> None:
         st.session_state["paper_drawn"] = version, drawing
     chart.show(st.session_state["paper_drawn"][1], key="ours_chart")
     st.caption(literal(f"{captions.shared_settings(pair)}. {captions.probe(pair)}"))
+    table = accuracies(pair)
     st.dataframe(
-        accuracies(pair),
+        table,
         hide_index=True,
         key="paper_table",
         placeholder="–",
         column_config={
             "step": st.column_config.NumberColumn(format="localized"),
-            **{
-                name: st.column_config.NumberColumn(format="%.3f")
-                for name in accuracies(pair).columns[1:]
-            },
+            **{name: st.column_config.NumberColumn(format="%.3f") for name in table.columns[1:]},
         },
     )
 

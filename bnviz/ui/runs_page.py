@@ -145,7 +145,7 @@ def _table(root: Path, search: str, states: list[str], archived: bool, columns: 
     order, withheld, key = _order(list(table.index), (search, tuple(states), archived))
     table = table.reindex(order)
     chosen = [i for i in _selected(key) if i in table.index]
-    _actions(root, chosen)
+    _actions(chosen)
     active = int(everything["state"].isin([s.value for s in ACTIVE]).sum())
     text = f"{len(table):,} of {len(everything):,} runs, {active} active."
     if chosen:
@@ -193,7 +193,7 @@ def _selected(key: str) -> list[str]:
 # Actions ----------------------------------------------------------------------------------------
 
 
-def _actions(root: Path, chosen: list[str]) -> None:
+def _actions(chosen: list[str]) -> None:
     """Buttons for the selected runs, each enabled where it can do something."""
     found = []
     for run_id in chosen:

@@ -83,7 +83,10 @@ def _set_up() -> None:
     problems: list[str] = []
     for path in paths:
         typed = st.text_input(
-            path, _as_text(preset, path), key=f"sweep_{name}_{path}", help=f"It {allowed(path)}."
+            path,
+            _as_text(preset, path),
+            key=f"sweep_{name}_{path}",
+            help=f"Allowed: {allowed(path)}.",
         )
         try:
             values[path] = grids.parse_values(typed or "")
