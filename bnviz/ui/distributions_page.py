@@ -54,17 +54,7 @@ def _choose(run_ids: list[str]) -> Run | None:
     chosen = st.selectbox("Run", run_ids, key="of", format_func=shown.name)
     if st.query_params.get("of") != chosen:
         st.query_params["of"] = chosen
-    try:
-        run = runs.find(chosen)
-    except StoreError as error:
-        st.error(literal(str(error)), icon=":material/error:")
-        return None
-    try:
-        assert run.config
-    except StoreError as error:
-        runs.unreadable(run, error)
-        return None
-    return run
+    return runs.readable(chosen)
 
 
 def _view(run: Run) -> tuple[str, str, list[int]]:

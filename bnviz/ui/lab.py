@@ -100,14 +100,8 @@ def _start() -> None:
     setup = controls.read()
     if setup.problems:
         return  # the page that is drawn next says them
-    started: list[str] = []
     group = jobs.new_group(setup.preset.name) if setup.preset.sweep else ""
-    try:
-        for name, config in setup.runs.items():
-            started.append(jobs.submit(config, store.default_root(), name, group))
-    except StoreError as error:
-        st.session_state["problem"] = str(error)
-    if started:
+    if started := runs.start(setup.runs, group):
         shown.show(started)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from bnviz import captions, export, figures, jobs, paper, store
+from bnviz import captions, export, figures, paper, store
 from bnviz.config import Preset, RunConfig, find_preset
 from bnviz.store import Run, StoreError
 from bnviz.ui import chart, runs, shown
@@ -95,11 +95,7 @@ def latest_pair(preset: Preset) -> dict[str, Run]:
 
 
 def _start(preset: Preset) -> None:
-    try:
-        for name, config in preset.runs.items():
-            jobs.submit(config, store.default_root(), f"{preset.name}-{name}")
-    except StoreError as error:
-        st.session_state["problem"] = str(error)
+    runs.start({f"{preset.name}-{name}": config for name, config in preset.runs.items()})
 
 
 def _draw(pair: list[Run]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
 from bnviz import jobs, queue, store
-from bnviz.config import ConfigError
+from bnviz.config import ConfigError, RunConfig
 from bnviz.processes import has_process, is_worker, silent_for_s, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
 from bnviz.store import Run, StoreError
@@ -161,11 +161,33 @@ def _delete_button(run: Run, running: bool) -> None:
     )
 
 
-def unreadable(run: Run, error: StoreError) -> None:
-    """A run whose configuration cannot be read."""
-    with st.container(horizontal=True, vertical_alignment="center"):
+def readable(run_id: str) -> Run | None:
+    """A run to show; None, and a sentence on the page, where it is gone or cannot be read."""
+    try:
+        run = find(run_id)
+    except StoreError as error:  # removed at this very moment
         st.error(literal(str(error)), icon=":material/error:")
-        _delete_button(run, running=has_process(true_status(run)))
+        return None
+    try:
+        assert run.config
+    except StoreError as error:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.error(literal(str(error)), icon=":material/error:")
+            _delete_button(run, running=has_process(true_status(run)))
+        return None
+    return run
+
+
+def start(configs: Mapping[str, RunConfig], group: str = "") -> list[str]:
+    """Submit runs by their names; returns the ids of those that were. A problem is said at the top
+    of the page that is drawn next."""
+    started: list[str] = []
+    try:
+        for name, config in configs.items():
+            started.append(jobs.submit(config, store.default_root(), name, group))
+    except StoreError as error:
+        st.session_state["problem"] = str(error)
+    return started
 
 
 def _learning_rate(run: Run) -> None:

@@ -128,18 +128,7 @@ def choose(run_ids: list[str]) -> list[Run]:
     st.session_state["shown"] = selected  # the widget's own state is lost on another page
     if st.query_params.get_all("run") != selected:
         st.query_params["run"] = selected
-    found = []
-    for run_id in selected:
-        try:
-            run = runs.find(run_id)
-        except StoreError as error:  # removed at this very moment
-            st.error(literal(str(error)), icon=":material/error:")
-            continue
-        try:
-            assert run.config
-            found.append(run)
-        except StoreError as error:
-            runs.unreadable(run, error)
+    found = [run for run_id in selected if (run := runs.readable(run_id))]
     return sorted(found, key=lambda run: (run.config.model.normalization == "batch", run.run_id))
 
 

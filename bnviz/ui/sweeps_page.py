@@ -146,11 +146,7 @@ def _as_text(preset: Preset, path: str) -> str:
 
 def _start(name: str, configs: dict[str, RunConfig]) -> None:
     group = jobs.new_group(name)
-    try:
-        for run_name, config in configs.items():
-            jobs.submit(config, store.default_root(), f"{name}-{run_name}", group)
-    except StoreError as error:
-        st.session_state["problem"] = str(error)
+    runs.start({f"{name}-{run_name}": config for run_name, config in configs.items()}, group)
     st.session_state["new_group"] = group
 
 
