@@ -4,7 +4,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from bnviz.ui import compare_page, distributions_page, lab, look, paper_page, runs_page, sweeps_page
+from bnviz.ui import (
+    compare_page,
+    distributions_page,
+    frame,
+    lab,
+    look,
+    paper_page,
+    runs_page,
+    sweeps_page,
+)
 
 ICON = Path(__file__).resolve().parent / "bnviz" / "assets" / "icon.svg"
 
@@ -31,4 +40,6 @@ pages = {
     "paper": st.Page(paper_page.page, title="Paper", icon=":material/article:", url_path="paper"),
 }
 st.session_state["pages"] = pages  # so that one page can lead to another
-st.navigation(list(pages.values()), position="top").run()
+page = st.navigation(list(pages.values()), position="top")
+with frame.checked_address(page.title):
+    page.run()

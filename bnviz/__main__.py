@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bnviz import bundle, jobs, queue, store, unbundle
+from bnviz import bundle, jobs, queue, store, style, unbundle
 from bnviz import export as exporting
 from bnviz.config import ConfigError, allowed, find_preset, parse_setting
 from bnviz.config import presets as all_presets
@@ -358,18 +358,23 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")],
     what: Annotated[str, typer.Option(help="Tables.")] = ",".join(exporting.TABLE_NAMES),
     format: Annotated[
-        str, typer.Option(help="csv, parquet, html, png, svg, pdf; several with commas.")
+        str, typer.Option(help="csv, parquet, html, png, svg, pdf, report; several with commas.")
     ] = "csv",
     layer: Annotated[str | None, typer.Option(help="Default: the last hidden layer.")] = None,
     unit: Annotated[int | None, typer.Option(help="Default: the typical unit.")] = None,
+    look: Annotated[
+        str, typer.Option(help="Of figures: screen, or column or page (of a paper).")
+    ] = "screen",
     root: Root = None,
 ) -> None:
     """Write figure data and figures to files; print their names."""
     with _plain_errors():
         tables = _choices("--what", what, exporting.TABLE_NAMES)
-        formats = _choices("--format", format, exporting.DATA_FORMATS + exporting.FIGURE_FORMATS)
+        formats = _choices("--format", format, exporting.FORMATS)
+        if look not in style.LOOKS:
+            raise ConfigError([f"--look: unknown {look}; choose one of {', '.join(style.LOOKS)}"])
         runs = [_find(root, run_id) for run_id in run_ids]
-        for path in exporting.export(runs, to, tables, formats, layer, unit):
+        for path in exporting.export(runs, to, tables, formats, layer, unit, look):
             print(path)
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import shutil
 import stat
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -29,6 +26,7 @@ from bnviz.processes import true_status
 from bnviz.schema import TABLES
 from bnviz.status import State, Status
 from bnviz.store import RUN_ID, Run, StoreError
+from bnviz.versions import versions
 
 FORMAT, FORMAT_VERSION = "bnviz-bundle", 1
 
@@ -144,7 +142,7 @@ def _write_zip(target: Path | BinaryIO, runs: Sequence[Run], figures: Mapping[st
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": _versions(),
+            "versions": versions(),
             "runs": {run.run_id: _pack_run(archive, run) for run in runs},
         }
         for name, content in figures.items():
@@ -161,7 +159,7 @@ def _pack_run(archive: ZipFile, run: Run) -> dict[str, Any]:
     # In this order, for a run that trains meanwhile: a status that says COMPLETED is no newer than
     # the tables, and they have all that was recorded before the checkpoint.
     status = at_rest(true_status(run))
-    _put(archive, f"{folder}/reproduce.toml", _toml(run))
+    _put(archive, f"{folder}/reproduce.toml", experiment(run))
     _put(archive, f"{folder}/config.json", paths.config.read_bytes())
     _put(archive, f"{folder}/status.json", status.model_dump_json(indent=2))
     if paths.about.is_file():
@@ -228,18 +226,9 @@ def _info(name: str) -> ZipInfo:
     return info
 
 
-def _versions() -> dict[str, str]:
-    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    return {
-        "bnviz": tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"],
-        "python": platform.python_version(),
-        "torch": metadata.version("torch"),
-        "platform": platform.platform(),
-    }
-
-
-def _toml(run: Run) -> str:
-    """An experiment of this one run, with every value, so that no other default changes it."""
+def experiment(run: Run) -> str:
+    """The TOML of an experiment of this one run, with every value, so that no other default changes
+    it."""
     lines = [f'title = "{run.run_id}"']
     for part, values in run.config.model_dump(mode="json").items():
         lines += [f"\n[{part}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]

@@ -76,4 +76,8 @@ def setting(path: str, value: Any) -> str:
     """A value of the configuration in words: "learning rate 0.15"."""
     part, key = path.split(".")
     name = key.replace("_", " ") if key != "kind" else part
-    return f"{name} {value if isinstance(value, int | float | str) else list(value)}"
+    return f"{name} {value_text(value)}"
+
+
+def value_text(value: Any) -> str:
+    return str(value if isinstance(value, int | float | str) else list(value))

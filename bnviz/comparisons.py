@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from bnviz import style
+from bnviz.downsample import View
 
 MEASURES = {
     "test accuracy": ("test", "accuracy"),
@@ -80,32 +82,22 @@ def over_seeds(runs: Sequence[Compared]) -> list[list[Compared]]:
 
 def mean_curve(group: Sequence[Compared], measure: str, x_axis: str) -> Curve:
     """Mean, minimum and maximum of a group at the steps that all of its runs have recorded."""
-    if len(group) == 1:
-        return curve(group[0], measure, x_axis)
-    column = MEASURES[measure][1]
-    values = pd.concat(
-        {run.run_id: _rows(run, measure).set_index("step")[column] for run in group},
-        axis=1,
-        join="inner",
-    ).to_numpy(np.float64)  # (steps, runs)
-    times = pd.concat(
-        {
-            run.run_id: pd.Series(
-                (c := curve(run, measure, x_axis)).x, index=_rows(run, measure)["step"]
-            )
-            for run in group
-        },
-        axis=1,
-        join="inner",
-    ).to_numpy(np.float64)
+    curves = [curve(run, measure, x_axis) for run in group]
+    if len(curves) == 1:
+        return curves[0]
+    steps = [_rows(run, measure)["step"].to_numpy() for run in group]
+    common = reduce(np.intersect1d, steps)
+    rows = [np.searchsorted(own, common) for own in steps]
+    values = np.stack([c.y[kept] for c, kept in zip(curves, rows, strict=True)])  # (runs, steps)
+    x = np.stack([c.x[kept] for c, kept in zip(curves, rows, strict=True)])
     return Curve(
         f"{_common_label(group)}, mean of {len(group)} seeds",
-        c.normalization,
+        curves[0].normalization,
         "-".join(run.run_id for run in group),
-        times.mean(axis=1),
-        values.mean(axis=1),
-        values.min(axis=1),
-        values.max(axis=1),
+        x.mean(axis=0),
+        values.mean(axis=0),
+        values.min(axis=0),
+        values.max(axis=0),
     )
 
 
@@ -173,27 +165,30 @@ def figure(
     log_x: bool = False,
     log_y: bool = False,
     target: float | None = None,
+    view: View | None = None,
 ) -> go.Figure:
     """Curves over one another. Smoothed ones have the raw curve faint behind; a group's band goes
     from its least to its greatest run.
 
     Args:
         target: an accuracy to mark with a horizontal line.
+        view: the part of the x axis that is looked at.
     """
     fig = go.Figure()
     drawn = available = 0
-    shades = style.colours([c.normalization for c in curves])
-    for c, colour in zip(curves, shades, strict=True):
+    lines = style.lines([c.normalization for c in curves])
+    for c, line in zip(curves, lines, strict=True):
         usable = c.x > 0 if log_x else np.ones(len(c.x), bool)
         x, y = pd.Series(c.x[usable]), pd.Series(c.y[usable])
-        line = {"color": colour, "dash": style.DASHES[c.normalization], "width": 2}
         if c.low is not None and c.high is not None:
-            band = np.concatenate([c.high[usable], c.low[usable][::-1]])
+            low, high = c.low[usable], c.high[usable]
+            kept, _ = style.thin(fig, x, [low, high], view=view)
+            there_and_back = np.concatenate([kept, kept[::-1]])
             fig.add_scatter(
-                x=np.concatenate([x, x[::-1]]),
-                y=band.astype(np.float32),
+                x=x.to_numpy()[there_and_back],
+                y=np.concatenate([high[kept], low[kept[::-1]]]).astype(np.float32),
                 fill="toself",
-                fillcolor=style.faint(colour),
+                fillcolor=style.faint(line["color"]),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -203,24 +198,31 @@ def figure(
         if smoothing:
             faint = {"line": {**line, "width": 1}, "opacity": 0.3, "hoverinfo": "skip"}
             style.add_line(
-                fig, None, x, y, showlegend=False, legendgroup=c.uid, uid=f"{c.uid}-raw", **faint
+                fig,
+                None,
+                x,
+                y,
+                view,
+                showlegend=False,
+                legendgroup=c.uid,
+                uid=f"{c.uid}-raw",
+                **faint,
             )
             y = pd.Series(smooth(y.to_numpy(), smoothing))
-        own, of = style.add_line(
+        points = style.add_line(
             fig,
             None,
             x,
             y,
+            view,
             name=c.label,
             line=line,
             legendgroup=c.uid,
             uid=c.uid,
             hovertemplate="%{y:.4f} at %{x:,.4~r}",
         )
-        drawn, available = drawn + own, available + of
-    title = X_AXES[x_axis]
-    if drawn < available:
-        title += f" ({drawn:,} of {available:,} points)"
+        drawn, available = drawn + points.drawn, available + points.available
+    title = style.Points(drawn, available, view).title(X_AXES[x_axis])
     if target is not None:
         fig.add_hline(target, line={"color": style.PAPER_COLOUR, "width": 1, "dash": "dot"})
     fig.update_xaxes(

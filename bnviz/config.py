@@ -42,7 +42,7 @@ class DataConfig(_Part):
     dataset: Literal["mnist"] = Field("mnist", description="data set")
     input: Literal["binary", "grey"] = Field(
         "binary",
-        description="pixels: binary (grey level above 127; the paper's), or grey in [0, 1]",
+        description="pixels: binary (grey level above 127; Section 4.1), or grey in [0, 1]",
     )
 
 
@@ -56,7 +56,7 @@ class ModelConfig(_Part):
         description="units of each hidden layer",
     )
     nonlinearity: Literal["sigmoid", "relu"] = Field(
-        "sigmoid", description="activation function of the hidden layers"
+        "sigmoid", description="activation function of the hidden layers (Section 4.1: sigmoid)"
     )
     normalization: Literal["none", "batch"] = Field(
         "batch", description="batch: g(BN(Wu)), no bias; none: g(Wu + b) (Section 3.2)"
@@ -65,13 +65,17 @@ class ModelConfig(_Part):
         0.05,
         gt=0,
         le=10,
-        description='std of the Gaussian initial weights (the paper says "small"; our choice)',
+        description='std of the Gaussian initial weights ("small" in Section 4.1; our choice)',
     )
     bn_epsilon: float = Field(
         1e-5, gt=0, le=1, description="added to the variance (Algorithm 1; our choice)"
     )
     bn_momentum: float = Field(
-        0.1, gt=0, le=1, description="weight of the newest batch in the running statistics"
+        0.1,
+        gt=0,
+        le=1,
+        description="weight of the newest batch in the running statistics (Section 3.1; our "
+        "choice)",
     )
 
     @property
@@ -83,25 +87,42 @@ class ModelConfig(_Part):
 class OptimizerConfig(_Part):
     kind: Literal["sgd"] = Field("sgd", description="plain stochastic gradient descent, mean loss")
     learning_rate: float = Field(
-        0.15, gt=0, le=100, description="step size (the paper gives none for MNIST; our choice)"
+        0.15,
+        gt=0,
+        le=100,
+        description="step size (Section 4.1 states none; our choice). BN is to allow higher ones "
+        "(Section 3.3)",
     )
 
 
 class TrainingConfig(_Part):
-    steps: int = Field(50_000, ge=1, le=10_000_000, description="updates (the paper: 50,000)")
-    batch_size: int = Field(60, ge=1, le=1_000_000, description="examples a step (the paper: 60)")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="of the weights and the data order")
+    steps: int = Field(50_000, ge=1, le=10_000_000, description="updates (50,000 in Section 4.1)")
+    batch_size: int = Field(
+        60, ge=1, le=1_000_000, description="examples a step (60 in Section 4.1)"
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="of the weights and the data order (the paper states none)",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA where there is one, else the CPU"
     )
     evaluations: int = Field(
-        100, ge=1, le=100_000, description="evaluations on the whole test set, denser at the start"
+        100,
+        ge=1,
+        le=100_000,
+        description="evaluations on the whole test set, denser at the start (Figure 1 a)",
     )
 
 
 class TraceConfig(_Part):
     records: int = Field(
-        1_000, ge=0, le=1_000_000, description="percentile records, denser at the start; 0: none"
+        1_000,
+        ge=0,
+        le=1_000_000,
+        description="percentile records, denser at the start (Figure 1 b, c); 0: none",
     )
     probe: Literal["heldout", "minibatch"] = Field(
         "heldout",

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bnviz import style
-from bnviz.downsample import PLOT_LIMIT, downsample
+from bnviz.downsample import PLOT_LIMIT, View, in_view
 from bnviz.schema import GRID, GRID_COLUMNS
 
 MAX_MULTIPLES = 24
@@ -37,13 +37,31 @@ DIVERGING = "RdBu_r"  # ColorBrewer's, safe for it too: blue below 0, white at 0
 MISSING_COLOUR = "#D0D0D0"
 """Behind a heatmap, seen where a value is not finite. Not the white of 0."""
 
-CELL_HEIGHT_PX = 130
-PANEL_WIDTH, PANEL_HEIGHT = 0.91, 0.8
-"""Of a small panel, as parts of its cell: beside it is room for tick labels, above for a title."""
+CELL_HEIGHT_PX, FEW_HEIGHT_PX = 130, 340
+"""Of a small panel, and of all of them together where they are few."""
+
+PANEL_GAP, PANEL_TITLE_PX = 0.0225, 26
+"""Beside a small panel, as part of the width, for tick labels; above it, for its title."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of `small_multiples`: a unit or a run, with its rows of the percentiles table, ascending
+    by step. The `uid` is its own among them and stays while it is drawn again."""
+
+    title: str
+    table: pd.DataFrame
+    normalization: str
+    uid: str
 
 
 def bands(
-    table: pd.DataFrame, label: str, normalization: str, percentages: Sequence[int], steps: int
+    table: pd.DataFrame,
+    label: str,
+    normalization: str,
+    percentages: Sequence[int],
+    steps: int,
+    view: View | None = None,
 ) -> go.Figure:
     """Percentiles of one unit against steps; the area between symmetric ones is filled.
 
@@ -51,49 +69,60 @@ def bands(
         table: rows of the percentiles table of one unit, ascending by step.
         normalization: "batch" or "none", for the colour.
         steps: of the whole run, the end of the axis.
+        view: the steps that are looked at, where not all.
     """
-    kept = _kept_rows(table, percentages, PLOT_LIMIT)
     figure = make_subplots(subplot_titles=[label])
     figure.update_annotations(font_size=14)
+    values = [table[f"p{percentage}"] for percentage in percentages]
+    kept, points = style.thin(figure, table["step"], values, view=view)
     figure.add_traces(_lines(table.iloc[kept], normalization, percentages, uid=""))
-    title = _step_title(f"{len(kept):,}", len(kept) < len(table), f"{len(table):,} points")
-    figure.update_xaxes(title_text=title, range=[0, steps], **_step_axis())
+    figure.update_xaxes(title_text=points.title("step"), range=[0, steps], **_step_axis())
     figure.update_yaxes(title_text=_value_title(percentages), uirevision=label, **style.axis())
     figure.update_layout(style.layout(444, bottom=56))
     return figure
 
 
 def small_multiples(
-    tables_by_unit: Mapping[int, pd.DataFrame],
+    panels: Sequence[Panel],
     label: str,
-    normalization: str,
     percentages: Sequence[int],
     steps: int,
     *,
     columns: int = 4,
+    view: View | None = None,
 ) -> go.Figure:
-    """`bands` of many units as small panels which share both axes.
+    """`bands` of many units, or of one unit in many runs, as small panels which share both axes.
 
     Args:
-        tables_by_unit: the rows of each unit, in the order of the panels.
-        normalization, steps: as for `bands`.
+        steps: the end of the axis.
         columns: panels side by side. The traces do not depend on it, so that figures for narrow
             and for wide screens differ in the layout alone.
+        view: the steps that are looked at, where not all.
 
     Raises:
-        ValueError: more than MAX_MULTIPLES units.
+        ValueError: more than MAX_MULTIPLES panels.
     """
-    count = len(tables_by_unit)
+    count = len(panels)
     if count > MAX_MULTIPLES:
-        raise ValueError(f"at most {MAX_MULTIPLES} units fit into a figure, got {count}")
-    kept = {unit: _kept_rows(t, percentages, MULTIPLE_LIMIT) for unit, t in tables_by_unit.items()}
-    drawn = max(map(len, kept.values()), default=0)
-    recorded = max(map(len, tables_by_unit.values()), default=0)
-    step_title = _step_title(f"up to {drawn:,}", drawn < recorded, f"{recorded:,} points")
+        raise ValueError(f"at most {MAX_MULTIPLES} panels fit into a figure, got {count}")
+    thinned = go.Figure()  # gathers whether any is
+    limit = max(MULTIPLE_LIMIT, PLOT_LIMIT // (count or 1))
+    kept, least = [], style.Points(0, 0, view)  # of the panel with most points left out
+    for panel in panels:
+        values = [panel.table[f"p{percentage}"] for percentage in percentages]
+        keep, points = style.thin(thinned, panel.table["step"], values, limit, view)
+        kept.append(keep)
+        if points.available - points.drawn >= least.available - least.drawn:
+            least = points
+    step_title = least.title("step")
+    if least.drawn < least.available and count > 1:
+        step_title = step_title.replace("points", "points a panel")
 
     rows = max(1, -(-count // columns))
-    layout = style.layout(CELL_HEIGHT_PX * rows + 110, bottom=56)
+    cell_height = max(CELL_HEIGHT_PX, FEW_HEIGHT_PX // rows)
+    layout = style.layout(cell_height * rows + 110, bottom=56)
     layout["margin"] |= {"l": 64, "t": 54}
+    layout["meta"] = thinned.layout.meta
     outer = {"xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 13}}
     annotations = [
         {"text": label, "x": 0.5, "y": 1, "yshift": 20, **outer},
@@ -102,12 +131,12 @@ def small_multiples(
     ]
     # Built as a whole: make_subplots and update_xaxes take most of a second for 24 panels.
     traces = []
-    for i, (unit, table) in enumerate(tables_by_unit.items()):
+    for i, panel in enumerate(panels):
         number = i + 1 if i else ""  # as plotly names axes
         row, col = divmod(i, columns)
         bottom = rows - row - 1
         layout[f"xaxis{number}"] = {
-            "domain": [col / columns, (col + PANEL_WIDTH) / columns],
+            "domain": [col / columns, (col + 1) / columns - PANEL_GAP],
             "anchor": f"y{number}",
             "range": [0, steps],
             "matches": "x" if i else None,
@@ -116,7 +145,7 @@ def small_multiples(
             **_step_axis(),
         }
         layout[f"yaxis{number}"] = {
-            "domain": [bottom / rows, (bottom + PANEL_HEIGHT) / rows],
+            "domain": [bottom / rows, (bottom + 1 - PANEL_TITLE_PX / cell_height) / rows],
             "anchor": f"x{number}",
             "matches": "y" if i else None,
             "autorange": True,  # plotly.js else takes y for fixed, as x is
@@ -127,7 +156,7 @@ def small_multiples(
         }
         annotations.append(
             {
-                "text": f"unit {unit}",
+                "text": panel.title,
                 "x": 0.5,
                 "y": 1,
                 "xref": f"x{number} domain",
@@ -137,13 +166,17 @@ def small_multiples(
                 "font": {"size": 12},
             }
         )
-        for line in _lines(table.iloc[kept[unit]], normalization, percentages, uid=f"{unit}-"):
+        drawn = panel.table.iloc[kept[i]]
+        for line in _lines(drawn, panel.normalization, percentages, uid=f"{panel.uid}-"):
             traces.append(line.update(xaxis=f"x{number}", yaxis=f"y{number}"))
     return go.Figure(traces, {**layout, "annotations": annotations})
 
 
 def heatmap(
-    values: npt.NDArray[np.floating], steps: npt.ArrayLike, measure_label: str
+    values: npt.NDArray[np.floating],
+    steps: npt.ArrayLike,
+    measure_label: str,
+    view: View | None = None,
 ) -> go.Figure:
     """A measure of drift for all units of a layer against steps.
 
@@ -154,11 +187,16 @@ def heatmap(
         values: shape (records, units), from `bnviz.drift`; what is not finite stays grey.
         steps: of the records, ascending, shape (records,).
         measure_label: with its unit, beside the colours.
+        view: the steps that are looked at, where not all.
     """
     records, units = values.shape
-    # Each k-th and the last: columns stay where they are while a run grows.
-    stride = max(1, -(-(records - 1) // (HEATMAP_LIMIT - 1)))
-    kept = np.union1d(np.arange(0, records, stride), np.arange(records)[-1:])
+    kept = _columns(0, records)
+    points = style.Points(len(kept), records)
+    thinned = len(kept) < records
+    if view is not None and thinned:
+        inside = in_view(np.asarray(steps), view)
+        kept = np.union1d(kept, _columns(inside.start, inside.stop))
+        points = style.points_in_view(steps, kept, view)
     x, y = np.asarray(steps, dtype=np.int64)[kept], np.arange(units)
     finite = values[np.isfinite(values)]
     limit = float(np.abs(finite).max(initial=0)) or 1.0
@@ -182,7 +220,9 @@ def heatmap(
             ),
         )
     )
-    title = _step_title(f"{len(kept):,}", len(kept) < records, f"{records:,} records")
+    if thinned:
+        figure.update_layout(meta={"thinned": True})
+    title = points.title("step").replace("points", "records")
     figure.update_xaxes(title_text=title, showgrid=False, **_step_axis())
     figure.update_yaxes(title_text="unit", showgrid=False, **style.axis())
     figure.update_layout(style.layout(444, bottom=56))
@@ -208,15 +248,15 @@ def distribution_at(
     """
     figure = go.Figure()
     values = rows[list(GRID_COLUMNS)].to_numpy(dtype=np.float32)  # (runs, percentages)
-    shades = style.colours(normalizations)
-    for quantiles, label, kind, colour in zip(values, labels, normalizations, shades, strict=True):
+    lines = style.lines(normalizations)
+    for quantiles, label, line in zip(values, labels, lines, strict=True):
         figure.add_scatter(
             x=quantiles,
             y=np.array(GRID) / 100,
             name=label,
             uid=label,
             mode="lines+markers",
-            line={"color": colour, "dash": style.DASHES[kind], "width": 2},
+            line=line,
             marker_size=5,
             showlegend=True,
             hovertemplate="%{y:.0%} of examples up to %{x:.6~g}",
@@ -257,19 +297,10 @@ def describe_heatmap(
     )
 
 
-def _kept_rows(
-    table: pd.DataFrame, percentages: Sequence[int], limit: int
-) -> npt.NDArray[np.int64]:
-    """Indices of at most `limit` rows that show every line with its extremes.
-
-    The same rows for all lines: hover compares them, and bands end where their lines do.
-    """
-    if len(table) <= limit:
-        return np.arange(len(table))
-    each = limit // len(percentages)
-    return reduce(
-        np.union1d, [downsample(table["step"], table[f"p{p}"], each) for p in percentages]
-    )
+def _columns(start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Each k-th record and the last: columns stay where they are while a run grows."""
+    stride = max(1, -(-(stop - start - 1) // (HEATMAP_LIMIT - 1)))
+    return np.union1d(np.arange(start, stop, stride), np.arange(start, stop)[-1:])
 
 
 def _lines(
@@ -314,10 +345,6 @@ def _value_title(percentages: Sequence[int]) -> str:
         return f"{_names(percentages)} of the pre-activation"
     counted = f"{len(percentages)} percentiles from {min(percentages)} to {max(percentages)}"
     return f"{counted} of the pre-activation"
-
-
-def _step_title(shown: str, thinned: bool, of: str) -> str:
-    return f"step ({shown} of {of})" if thinned else "step"
 
 
 def _step_axis() -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bnviz import paper, style
 from bnviz.config import RunConfig
+from bnviz.downsample import View
 from bnviz.schema import EVENTS, METRICS, PERCENTILES
 
 SHOWN_PERCENTAGES = (15, 50, 85)
@@ -62,6 +65,7 @@ def figure1(
     percentages: Sequence[int] = SHOWN_PERCENTAGES,
     with_paper: bool = False,
     stacked: bool = False,
+    views: Mapping[str, View] = MappingProxyType({}),
 ) -> go.Figure:
     """The paper's Figure 1: (a) test accuracy against steps, then one percentile panel a run.
 
@@ -75,6 +79,7 @@ def figure1(
         percentages: stored percentages to draw.
         with_paper: lay the digitised curves of the paper over ours.
         stacked: panels below one another, for narrow screens.
+        views: what is looked at of the axes "x", "x2" and so on, where not all.
     """
     ordered = sorted(runs, key=lambda run: run.normalization == "batch")
     panels = ordered[:MAX_PANELS]
@@ -93,46 +98,57 @@ def figure1(
     )
     figure.update_annotations(font_size=14 if between == ": " else 12)  # the titles
     places = [(i + 1, 1) if stacked else (1, i + 1) for i in range(count)]
-    colours = style.colours([run.normalization for run in ordered])
+    lines = style.lines([run.normalization for run in ordered])
     longest = max((run.steps for run in runs), default=paper.STEPS)
 
     if with_paper:
         _add_paper(figure, panels, places, percentages)
     floor = ACCURACY_FLOOR
-    for run, colour in zip(ordered, colours, strict=True):
+    step_titles: list[str] = []
+    for run, line in zip(ordered, lines, strict=True):
         tests = run.metrics[run.metrics["split"] == "test"]
         if len(tests) and tests["accuracy"].max() < ACCURACY_FLOOR:
             floor = 0.0
-        style.add_line(
+        points = style.add_line(
             figure,
             places[0],
             tests["step"],
             tests["accuracy"],
+            view=views.get("x"),
             name=run.label,
-            line={"color": colour, "dash": style.DASHES[run.normalization], "width": 2},
+            line=line,
             uid=f"{run.run_id}-accuracy",  # legend choices follow the line when others come and go
             hovertemplate="%{y:.4f} at %{x:,}",  # runs may be evaluated at different steps
         )
-    shown: dict[tuple[int, int], tuple[int, int]] = {}
-    for run, colour, place in zip(panels, colours, places[1:], strict=False):
-        for percentage in percentages:
-            shown[place] = style.add_line(
-                figure,
-                place,
-                run.percentiles["step"],
-                run.percentiles[f"p{percentage}"],
+        if not step_titles or points.drawn < points.available:
+            step_titles = [points.title("step")]
+    step_titles = step_titles or ["step"]
+    for i, (run, line, place) in enumerate(zip(panels, lines, places[1:], strict=False)):
+        rows = run.percentiles
+        values = [rows[f"p{percentage}"] for percentage in percentages]
+        kept, points = style.thin(figure, rows["step"], values, view=views.get(f"x{i + 2}"))
+        step_titles.append(points.title("step"))
+        for percentage, y in zip(percentages, values, strict=True):
+            figure.add_scatter(
+                x=rows["step"].to_numpy()[kept],
+                y=y.to_numpy(np.float32)[kept],
+                mode="lines",
                 name=f"{percentage}th percentile",
-                line={"color": colour, "width": 2.2 if percentage == 50 else 1.3},
+                line={"color": line["color"], "width": 2.2 if percentage == 50 else 1.3},
                 uid=f"{run.run_id}-p{percentage}",
                 hovertemplate="%{y:.4f}",
                 showlegend=False,
+                row=place[0],
+                col=place[1],
             )
 
     marks = [
         mark
-        for run, colour, place in itertools.zip_longest(ordered, colours, places[1:])
+        for run, line, place in itertools.zip_longest(ordered, lines, places[1:])
         if run is not None
-        for mark in _event_marks(run, colour, [places[0], place] if place else [places[0]], stacked)
+        for mark in _event_marks(
+            run, line["color"], [places[0], place] if place else [places[0]], stacked
+        )
     ]
     # All at once: plotly.py checks the whole list at each addition.
     figure.update_layout(
@@ -140,9 +156,7 @@ def figure1(
         annotations=[*figure.layout.annotations, *(text for _, text in marks)],
     )
 
-    figure.update_xaxes(
-        range=[0, longest], title_text="step", tickformat="~s", hoverformat=",d", **style.axis()
-    )
+    figure.update_xaxes(range=[0, longest], tickformat="~s", hoverformat=",d", **style.axis())
     figure.update_yaxes(**style.axis())
     figure.update_yaxes(range=[floor, 1.0], tickformat=".2~f", row=1, col=1)
     names = ", ".join(map(str, percentages)) + "th"
@@ -151,12 +165,9 @@ def figure1(
     # What the user zoomed or hid stays while new points come (a constant uirevision), but a zoom
     # into one unit's panels must not hide another's lines.
     scene = f"{layer} {unit} {' '.join(run.run_id for run in panels)}"
-    for i, place in enumerate(places[1:]):
-        row, col = place
-        drawn, available = shown.get(place, (0, 0))
-        if drawn < available:
-            title = f"step ({drawn:,} of {available:,} points)"
-            figure.update_xaxes(title_text=title, row=row, col=col)
+    for (row, col), title in zip(places, step_titles, strict=True):
+        figure.update_xaxes(title_text=title, row=row, col=col)
+    for i, (row, col) in enumerate(places[1:]):
         title = f"{names} percentile of the {shown_input}" if not i or stacked else ""
         figure.update_yaxes(
             title_text=title, matches="y2" if i else None, uirevision=scene, row=row, col=col

@@ -27,6 +27,12 @@ def _points() -> pd.DataFrame:
     return pd.read_csv(_FILE)
 
 
+def digitised() -> pd.DataFrame:
+    """All points of the figure: figure, series, x, y. In panels (b) and (c) x is the part of the
+    axis."""
+    return _points().copy()
+
+
 def accuracy(normalization: str) -> pd.DataFrame:
     """The curve of Figure 1(a) for "none" or "batch": columns step, accuracy."""
     points = _points()

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from bnviz.downsample import downsample
+from bnviz.downsample import PLOT_LIMIT, View, downsample
 
 COLOURS = {
     "batch": ("#0072B2", "#56B4E9", "#004A75", "#8FC7EA"),
     "none": ("#222222", "#7A7A7A", "#4D4D4D", "#A6A6A6"),
 }
-"""With BN blue, without black, as in the paper; lighter and darker for further runs. They also
-differ in lightness and in dash, so they are told apart without colour."""
+"""With BN blue, without black, as in the paper; lighter and darker for further runs."""
 
-DASHES = {"batch": "solid", "none": "dash"}
+DASHES = {
+    "batch": ("solid", "solid", "longdashdot", "longdashdot"),
+    "none": ("dash", "dash", "dot", "dot"),
+}
+"""Two runs of one dash differ in lightness, so that all are told apart in black and white."""
+
 PAPER_COLOUR = "#D55E00"
 
 FONT = "Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif"
 GRID_COLOUR = "rgba(128, 128, 128, 0.22)"
 
 
-def colours(normalizations: Sequence[str]) -> list[str]:
-    """A colour for each of these runs."""
+def lines(normalizations: Sequence[str]) -> list[dict[str, Any]]:
+    """Colour, dash and width of the line of each of these runs."""
     seen = dict.fromkeys(COLOURS, 0)
     chosen = []
     for normalization in normalizations:
-        shades = COLOURS[normalization]
-        chosen.append(shades[seen[normalization] % len(shades)])
+        shades, dashes = COLOURS[normalization], DASHES[normalization]
+        n = seen[normalization] % len(shades)
+        chosen.append({"color": shades[n], "dash": dashes[n], "width": 2})
         seen[normalization] += 1
     return chosen
 
@@ -84,17 +92,122 @@ def layout(height: int, bottom: int = 84) -> dict[str, Any]:
     }
 
 
+LOOKS = {"screen": "as on the screen", "column": "paper, one column", "page": "paper, page width"}
+"""How a figure that is saved may look."""
+
+PX_PER_INCH, PRINT_DPI = 96, 300
+
+PRINT_WIDTHS = {"column": 3.25, "page": 6.75}
+"""Inches, of the two-column style of ICML, where the paper appeared."""
+
+PRINT_FONT = {"family": "Times New Roman, Nimbus Roman, Times, serif", "color": "black"}
+PRINT_PX, PRINT_SMALL_PX = 10.6, 9.3  # 8 and 7 points
+PRINT_DASHES = {"dash": "4px,2px", "dot": "1px,2px", "longdashdot": "7px,2px,1px,2px"}
+PRINT_SCALE = 0.55
+"""Of heights and line widths. A figure of 1200 pixels on a screen is half as wide in print."""
+
+
+def in_look(wide: go.Figure, narrow: go.Figure, look: str) -> go.Figure:
+    """The figure in one of LOOKS; for print with the size, the letters and the black axes of a
+    paper's figures."""
+    if look == "screen":
+        return wide
+    figure = go.Figure(wide.data, (narrow if look == "column" else wide).layout)
+    for trace in figure.select_traces({"type": "scatter"}):
+        trace.line.width = (trace.line.width or 0) * PRINT_SCALE
+        trace.line.dash = PRINT_DASHES.get(trace.line.dash)
+        trace.marker.size = (trace.marker.size or 0) * PRINT_SCALE
+    axis = {
+        "linecolor": "black",
+        "linewidth": 0.75,
+        "tickwidth": 0.75,
+        "showgrid": False,
+        "ticklen": 3,
+        "title_font_size": PRINT_PX,
+        "title_standoff": 5,
+        "tickfont_size": PRINT_SMALL_PX,
+    }
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    for title in (axis.title for axis in figure.select_yaxes()):
+        title.text = (title.text or "").partition(" of the ")[0]  # the rest would not fit
+    figure.update_annotations(font_size=PRINT_PX)
+    figure.update_traces(
+        {"colorbar": {"title_font_size": PRINT_PX, "thickness": 8}}, {"type": "heatmap"}
+    )
+    margin = figure.layout.margin
+    figure.update_layout(
+        width=PRINT_WIDTHS[look] * PX_PER_INCH,
+        height=figure.layout.height * PRINT_SCALE,
+        font={**PRINT_FONT, "size": PRINT_PX},
+        legend_font_size=PRINT_PX,
+        margin={"l": margin.l * 0.75, "r": 6, "t": margin.t * 0.45, "b": margin.b * 0.65},
+    )
+    return figure
+
+
+@dataclass(frozen=True)
+class Points:
+    """How many points of a line are drawn, and how many there are, in the part looked at."""
+
+    drawn: int
+    available: int
+    view: View | None = None
+
+    def title(self, axis: str) -> str:
+        """An axis title that says what is left out."""
+        where = " in view" if self.view else ""
+        if self.drawn < self.available:
+            return f"{axis} ({self.drawn:,} of {self.available:,} points{where})"
+        return f"{axis} (all {self.available:,} points{where})" if self.view else axis
+
+
+def thin(
+    figure: go.Figure,
+    x: npt.ArrayLike,
+    ys: Sequence[npt.ArrayLike],
+    limit: int = PLOT_LIMIT,
+    view: View | None = None,
+) -> tuple[npt.NDArray[np.int64], Points]:
+    """Which points to draw of lines with the same x, and how many these are.
+
+    The same for all lines, about `limit` together: hover compares them. Where some are left out,
+    the figure is marked so that a zoom brings them.
+
+    Args:
+        x: ascending, shape (n,).
+        ys: the values of each line, each (n,).
+        view: the part of x looked at, for its own limit.
+    """
+    count = len(np.asarray(x))
+    if count <= limit:
+        return np.arange(count), Points(count, count)
+    figure.update_layout(meta={"thinned": True})
+    each = max(10, limit // len(ys))
+    kept = reduce(np.union1d, [downsample(x, y, each, view) for y in ys])
+    if view is None:
+        return kept, Points(len(kept), count)
+    return kept, points_in_view(x, kept, view)
+
+
+def points_in_view(x: npt.ArrayLike, kept: npt.NDArray[np.int64], view: View) -> Points:
+    """How many of the points are within a view, and how many of those are kept."""
+    positions = np.asarray(x)
+    inside = (positions >= view[0]) & (positions <= view[1])
+    return Points(int(inside[kept].sum()), int(inside.sum()), view)
+
+
 def add_line(
     figure: go.Figure,
     place: tuple[int, int] | None,
     x: pd.Series[Any],
     y: pd.Series[Any],
+    view: View | None = None,
     **trace: Any,
-) -> tuple[int, int]:
-    """Add a line, downsampled where it is long; x ascending, both (n,). Returns how many points
-    are drawn, and how many there are."""
-    keep = downsample(x, y)
+) -> Points:
+    """Add a line, downsampled where it is long; x ascending, both (n,)."""
+    keep, points = thin(figure, x, [y], view=view)
     values = {"x": x.to_numpy()[keep], "y": y.to_numpy()[keep].astype(np.float32), "mode": "lines"}
     subplot = {"row": place[0], "col": place[1]} if place else {}
     figure.add_trace(go.Scatter(**{**values, **trace}), **subplot)
-    return len(keep), len(x)
+    return points

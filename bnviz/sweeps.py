@@ -81,10 +81,10 @@ def figure(results: Sequence[Result], against: str) -> go.Figure:
     )
     others = [p for p in swept(results) if p not in (against, "training.seed")]
     same = data[others].map(repr).agg(" ".join, axis=1) if others else pd.Series("", data.index)
-    lines = [rows for _, rows in data.groupby(same, sort=False)]
-    kinds = [_kind(rows, results) for rows in lines]
+    groups = [rows for _, rows in data.groupby(same, sort=False)]
+    kinds = [_kind(rows, results) for rows in groups]
     fig = go.Figure()
-    for rows, kind, colour in zip(lines, kinds, style.colours(kinds), strict=True):
+    for rows, line in zip(groups, style.lines(kinds), strict=True):
         rows = rows.sort_values(against) if numeric else rows
         x = rows[against] if numeric else rows[against].map(str)
         label = ", ".join(_words(path, rows[path].iloc[0]) for path in others) or "all"
@@ -94,7 +94,7 @@ def figure(results: Sequence[Result], against: str) -> go.Figure:
             name=label,
             uid=label,
             mode="lines+markers",
-            line={"color": colour, "dash": style.DASHES[kind], "width": 2},
+            line=line,
             marker_size=7,
             error_y={
                 "type": "data",
@@ -112,7 +112,7 @@ def figure(results: Sequence[Result], against: str) -> go.Figure:
                 name=f"{label}: diverged",
                 uid=f"{label}-diverged",
                 mode="markers",
-                marker={"symbol": "x", "size": 9, "color": colour},
+                marker={"symbol": "x", "size": 9, "color": line["color"]},
                 hovertemplate="diverged at %{x}",
             )
     values = swept(results).get(against, [])

@@ -6,6 +6,7 @@ import pytest
 
 from bnviz import distributions, drift, style
 from bnviz.distributions import (
+    Panel,
     bands,
     describe_bands,
     describe_heatmap,
@@ -26,6 +27,10 @@ def table(records=5, unit=7, shift=0.0):
 
 EMPTY = PERCENTILES.empty_table().to_pandas()
 LABEL = "With BN: hidden3 unit 7"
+
+
+def panels(tables, kind="batch"):
+    return [Panel(f"unit {unit}", rows, kind, str(unit)) for unit, rows in tables.items()]
 
 
 def lines(figure, axis):
@@ -111,9 +116,9 @@ def test_a_long_trace_is_thinned_with_its_extremes_and_says_so(rng):
 
 def test_small_multiples_show_each_unit_in_its_panel():
     tables = {unit: table(unit=unit, shift=unit) for unit in (3, 9, 4, 0, 11)}
-    figure = small_multiples(tables, "With BN: hidden3", "batch", (15, 50, 85), 50, columns=3)
-    label, step, value, *panels = titles(figure)
-    assert panels == [f"unit {unit}" for unit in tables]
+    figure = small_multiples(panels(tables), "With BN: hidden3", (15, 50, 85), 50, columns=3)
+    label, step, value, *over_panels = titles(figure)
+    assert over_panels == [f"unit {unit}" for unit in tables]
     assert label == "With BN: hidden3"
     assert (step, value) == ("step", "15, 50, 85th percentile of the pre-activation")
     for i, (unit, rows) in enumerate(tables.items()):
@@ -129,7 +134,7 @@ def test_small_multiples_show_each_unit_in_its_panel():
 
 def test_small_multiples_share_axes_and_label_the_outer_ones():
     tables = {unit: table(unit=unit) for unit in range(5)}
-    layout = small_multiples(tables, "h", "batch", (15, 85), 50, columns=3).layout
+    layout = small_multiples(panels(tables), "h", (15, 85), 50, columns=3).layout
     x = [layout[f"xaxis{i or ''}"] for i in ("", 2, 3, 4, 5)]
     y = [layout[f"yaxis{i or ''}"] for i in ("", 2, 3, 4, 5)]
     assert [axis.matches for axis in x] == [None, "x", "x", "x", "x"]
@@ -143,7 +148,7 @@ def test_small_multiples_share_axes_and_label_the_outer_ones():
 def test_narrow_small_multiples_differ_in_the_layout_alone():
     tables = {unit: table(600, unit) for unit in range(7)}
     wide, narrow = (
-        small_multiples(tables, "h", "batch", (15, 85), 50, columns=columns) for columns in (4, 2)
+        small_multiples(panels(tables), "h", (15, 85), 50, columns=columns) for columns in (4, 2)
     )
     assert json.loads(wide.to_json())["data"] == json.loads(narrow.to_json())["data"]
     assert narrow.layout.height > wide.layout.height
@@ -151,17 +156,53 @@ def test_narrow_small_multiples_differ_in_the_layout_alone():
 
 def test_small_multiples_are_thinned_and_say_so():
     tables = {unit: table(3_000, unit) for unit in range(2)}
-    figure = small_multiples(tables, "h", "batch", (15, 50, 85), 30_000)
+    figure = small_multiples(panels(tables), "h", (15, 50, 85), 30_000)
     drawn = max(len(trace.x) for trace in figure.data)
-    assert drawn <= distributions.MULTIPLE_LIMIT
-    assert f"step (up to {drawn:,} of 3,000 points)" in titles(figure)
+    assert drawn <= PLOT_LIMIT // 2
+    assert f"step ({drawn:,} of 3,000 points a panel)" in titles(figure)
+
+
+def test_each_panel_has_the_colour_of_its_run():
+    sides = [Panel(kind, table(), kind, kind) for kind in ("none", "batch")]
+    figure = small_multiples(sides, "hidden3 unit 7", (50,), 50)
+    assert [trace.line.color for trace in figure.data] == [
+        style.COLOURS["none"][0],
+        style.COLOURS["batch"][0],
+    ]
+
+
+def test_zooming_in_brings_all_points_that_are_looked_at(rng):
+    rows = table(30_000)
+    rows["p50"] = rng.normal(size=len(rows)).astype(np.float32)
+    view = (100_000.0, 101_000.0)
+    inside = rows.query("100000 <= step <= 101000")
+    for figure, title in (
+        (bands(rows, LABEL, "batch", (50,), 300_000, view), "step (all 101 points in view)"),
+        (
+            small_multiples(panels({7: rows}), "h", (50,), 300_000, view=view),
+            "step (all 101 points in view)",
+        ),
+    ):
+        drawn = pd.Series(figure.data[0].y, figure.data[0].x)
+        np.testing.assert_array_equal(drawn.loc[view[0] : view[1]], inside["p50"])
+        assert len(drawn) < 400  # beyond, a few
+        assert {drawn.index[0], drawn.index[-1]} == {0, rows["step"].iloc[-1]}
+        shown = figure.layout.xaxis.title.text
+        assert title in (shown, *titles(figure))
+        assert figure.layout.meta == {"thinned": True}
+    values = rows[["p50"]].to_numpy()
+    figure = heatmap(values, rows["step"], "distance", view)
+    drawn = pd.Series(figure.data[0].z[0], figure.data[0].x)
+    np.testing.assert_array_equal(drawn.loc[view[0] : view[1]], inside["p50"])
+    assert figure.layout.xaxis.title.text == "step (all 101 records in view)"
+    assert bands(table(), LABEL, "batch", (50,), 50).layout.meta is None
 
 
 def test_more_units_than_fit_are_refused():
     units = range(distributions.MAX_MULTIPLES)
-    assert small_multiples({u: table(unit=u) for u in units}, "h", "none", (50,), 50).data
-    with pytest.raises(ValueError, match="at most 24 units fit into a figure, got 25"):
-        small_multiples({u: table() for u in range(25)}, "h", "none", (50,), 50)
+    assert small_multiples(panels({u: table(unit=u) for u in units}), "h", (50,), 50).data
+    with pytest.raises(ValueError, match="at most 24 panels fit into a figure, got 25"):
+        small_multiples(panels({u: table() for u in range(25)}), "h", (50,), 50)
 
 
 def test_the_heatmap_has_each_value_at_its_unit_and_step(rng):
@@ -224,7 +265,9 @@ def test_the_distribution_of_each_run_has_the_stored_percentiles():
     for trace, (_, row) in zip(figure.data, rows.iterrows(), strict=True):
         np.testing.assert_array_equal(trace.x, [row[f"p{p}"] for p in GRID])
         np.testing.assert_array_equal(trace.y, np.array(GRID) / 100)
-    assert [trace.line.color for trace in figure.data] == style.colours(kinds)
+    assert [trace.line.color for trace in figure.data] == [
+        line["color"] for line in style.lines(kinds)
+    ]
     assert [trace.line.dash for trace in figure.data] == ["solid", "dash", "solid"]
     assert figure.layout.xaxis.title.text == "pre-activation"
     assert figure.layout.yaxis.title.text == "share of examples"
@@ -246,8 +289,8 @@ def test_zoom_is_kept_while_points_come_but_not_from_one_unit_to_another():
 def test_nothing_recorded_yet_gives_empty_axes():
     for figure in (
         bands(EMPTY, LABEL, "batch", (15, 50, 85), 50),
-        small_multiples({}, "h", "batch", (15, 50, 85), 50),
-        small_multiples({3: EMPTY}, "h", "batch", (15, 50, 85), 50),
+        small_multiples([], "h", (15, 50, 85), 50),
+        small_multiples(panels({3: EMPTY}), "h", (15, 50, 85), 50),
         heatmap(np.zeros((0, 4)), [], "distance"),
         distribution_at(EMPTY, [], []),
     ):

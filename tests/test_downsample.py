@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bnviz.downsample import downsample
+from bnviz.downsample import OUTSIDE_LIMIT, downsample, in_view
 
 values_with_nan = hnp.arrays(
     np.float64, st.integers(1, 400), elements=st.floats(-1e9, 1e9) | st.just(np.nan)
@@ -21,6 +21,24 @@ def test_keeps_ends_and_extremes_within_the_limit(values, limit):
         assert np.nanmin(values) == np.nanmin(values[kept])
         assert np.nanmax(values) == np.nanmax(values[kept])
     assert np.isnan(values[kept]).any() == np.isnan(values).any()
+
+
+@given(values_with_nan, st.integers(10, 120), st.floats(-10, 410), st.floats(0, 200))
+def test_all_points_looked_at_are_kept_where_they_are_few(values, limit, start, width):
+    x, view = np.arange(len(values)), (start, start + width)
+    kept = downsample(x, values, limit, view)
+    inside = x[(x >= view[0]) & (x <= view[1])]
+    assert {0, len(values) - 1} <= set(kept)
+    assert (np.diff(kept) > 0).all()
+    if len(inside) + 2 <= limit:  # with one neighbour on each side
+        assert set(inside) <= set(kept)
+    if len(inside):
+        shown = values[kept[(kept >= inside[0]) & (kept <= inside[-1])]]
+        seen = values[in_view(x, view)]
+        if not np.isnan(seen).all():
+            extremes = {np.nanmin(seen), np.nanmax(seen)}
+            assert extremes <= set(values[kept])
+        assert len(shown) <= max(limit, 10) + OUTSIDE_LIMIT
 
 
 def test_a_short_line_is_shown_whole():

@@ -1,12 +1,16 @@
 import io
 import json
+from datetime import UTC, datetime
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from pypdf import PdfReader
 
-from bnviz import export, store
+from bnviz import export, figure_files, store, tables
 from bnviz.config import RunConfig
 from bnviz.store import StoreError, open_run
 from bnviz.trace import TraceWriter
@@ -45,14 +49,14 @@ def pair(tmp_path):
 
 
 def test_the_typical_unit_comes_from_the_run_without_bn(pair):
-    assert export.typical_unit_of(pair, "hidden1") == 2
-    assert export.typical_unit_of(pair[::-1], "hidden1") == 2
-    assert export.typical_unit_of(pair[1:], "hidden1") == 1  # equal spreads: the middle one
+    assert tables.typical_unit_of(pair, "hidden1") == 2
+    assert tables.typical_unit_of(pair[::-1], "hidden1") == 2
+    assert tables.typical_unit_of(pair[1:], "hidden1") == 1  # equal spreads: the middle one
 
 
 def test_csv_holds_the_stores_numbers_and_says_where_they_come_from(pair):
-    table = export.percentiles_table(pair, "hidden1", 1)
-    content = export.to_csv(table, export.origin(pair))
+    table = tables.percentiles_table(pair, "hidden1", 1)
+    content = tables.to_csv(table, tables.origin(pair))
     read = pd.read_csv(io.BytesIO(content), comment="#")
     for run in pair:
         rows = read[read["run_id"] == run.run_id]
@@ -67,8 +71,8 @@ def test_csv_holds_the_stores_numbers_and_says_where_they_come_from(pair):
 
 
 def test_parquet_holds_the_same_with_its_origin(pair):
-    table = export.accuracy_table(pair)
-    content = export.to_parquet(table, export.origin(pair))
+    table = tables.accuracy_table(pair)
+    content = tables.to_parquet(table, tables.origin(pair))
     arrow = pq.read_table(io.BytesIO(content))
     pd.testing.assert_frame_equal(arrow.to_pandas(), table)
     assert list(table.columns) == ["run_id", "normalization", "step", "accuracy", "loss"]
@@ -84,19 +88,39 @@ def test_html_is_self_contained(pair, tmp_path):
     assert "plotly.js v" in html  # the library itself
     assert 'src="http' not in html
     assert "Without BN: hidden1 unit 2" in html
+    origin = json.loads(html.split('id="origin">')[1].split("</script>")[0])
+    assert_names_its_origin(origin, pair)
 
 
-@pytest.mark.parametrize(
-    ("format", "magic"), [("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")]
-)
+def assert_names_its_origin(origin, runs):
+    for run in runs:
+        assert RunConfig.parse(origin["runs"][run.run_id]) == run.config
+    assert set(origin["versions"]) == {"bnviz", "python", "torch", "platform"}
+    assert datetime.fromisoformat(origin["exported_at"]) <= datetime.now(UTC)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_images_are_written_with_chromium(pair, tmp_path, format, magic):
-    [path] = export.export(pair, tmp_path / "out", [], [format])
-    assert path.read_bytes().startswith(magic)
+def test_images_name_their_origin_and_have_the_width_of_their_look(pair, tmp_path):
+    formats = ["png", "svg", "pdf"]
+    for look, inches in (("screen", 12.5), ("column", 3.25), ("page", 6.75)):
+        png, svg, pdf = export.export(pair, tmp_path / look, [], formats, look=look)
+        picture = Image.open(png)
+        scale = 2 if look == "screen" else 300 / 96
+        assert picture.width == pytest.approx(inches * 96 * scale, abs=2)
+        assert_names_its_origin(json.loads(picture.text["Description"]), pair)
+        drawing = ElementTree.parse(svg).getroot()
+        assert float(drawing.get("width")) == inches * 96
+        metadata = drawing.find("{http://www.w3.org/2000/svg}metadata").text
+        assert_names_its_origin(json.loads(metadata), pair)
+        document = PdfReader(pdf)
+        [page] = document.pages
+        assert page.mediabox.width == pytest.approx(inches * 72, abs=2)
+        assert "hidden1 unit 2" in page.extract_text().replace("\n", " ")
+        assert_names_its_origin(json.loads(document.metadata.subject), pair)
 
 
 def test_images_without_a_browser_say_what_to_do(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(export.shutil, "which", lambda name: None)
+    monkeypatch.setattr(figure_files.shutil, "which", lambda name: None)
     monkeypatch.delenv("BROWSER_PATH", raising=False)
     with pytest.raises(StoreError, match="needs Chromium or Chrome"):
         export.export(pair, tmp_path / "out", [], ["png"])

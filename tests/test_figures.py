@@ -142,8 +142,21 @@ def test_a_long_trace_is_thinned_and_says_so():
     figure = figure1([long], "hidden3", "unit 7")
     assert all(len(t.x) <= PLOT_LIMIT for t in figure.data)
     drawn = len(figure.data[-1].x)
-    assert drawn > 1_900
+    assert drawn > 600
     assert figure.layout.xaxis2.title.text == f"step ({drawn:,} of 5,000 points)"
+
+
+def test_zooming_into_a_panel_brings_its_points_and_no_others():
+    long = run_data(records=5_000)
+    step = long.percentiles["step"].to_numpy()
+    view = (float(step[1000]), float(step[1100]))
+    figure = figure1([long], "hidden3", "unit 7", views={"x2": view})
+    drawn = lines(figure, "x2")["50th percentile"]
+    seen = (drawn.x >= view[0]) & (drawn.x <= view[1])
+    np.testing.assert_array_equal(drawn.x[seen], step[1000:1101])
+    np.testing.assert_array_equal(drawn.y[seen], long.percentiles["p50"][1000:1101])
+    assert figure.layout.xaxis2.title.text == "step (all 101 points in view)"
+    assert figure.layout.xaxis.title.text.endswith("of 5,000 points)")
 
 
 def test_the_accuracy_axis_shows_a_run_that_never_rises():

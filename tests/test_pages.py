@@ -21,7 +21,11 @@ PAGES = ("runs_page", "compare_page", "distributions_page")
 @pytest.fixture
 def page(root):
     def load(name, **query):
-        script = f"from bnviz.ui import {name}\n{name}.page()"
+        script = f"""
+from bnviz.ui import frame, {name}
+with frame.checked_address("{name}"):
+    {name}.page()
+"""
         app = AppTest.from_string(script, default_timeout=60)
         for key, value in query.items():
             app.query_params[key] = value
@@ -75,13 +79,30 @@ def test_damaged_runs_are_named_and_the_others_shown(page, root, name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_addresses_with_wrong_values_leave_the_page_usable(page, root, name):
-    recorded(root, 1, "none")
+    run_id = recorded(root, 1, "none")
     wrong = "<script>alert(1)</script>"
     keys = ("measure", "x", "logx", "smooth", "seeds", "states", "columns", "archived", "search")
-    keys += ("dlayer", "drift", "percentages", "many", "of", "run", "target", "baseline")
-    app = page(name, **dict.fromkeys(keys, wrong))
-    if name != "runs_page":
-        assert "is not here" in texts(app.warning)
+    keys += ("dlayer", "drift", "percentages", "many", "of", "target", "baseline")
+    app = page(name, **dict.fromkeys(keys, wrong), run=[wrong, run_id])
+    said = texts(app.warning).replace("\\", "")
+    for key in {
+        "runs_page": ("states", "columns", "archived"),
+        "compare_page": ("measure", "x", "logx", "smooth", "target", "baseline"),
+        "distributions_page": ("dlayer", "drift", "percentages", "of"),
+    }[name]:
+        assert f"The address asks for {key} = {wrong}, which cannot be; the page takes" in said
+    assert ("names a run that is not here" in said) == (name == "compare_page")
+    assert "search" not in said
+    app.run()
+    assert not app.warning  # it is said once
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_right_address_needs_no_words(page, root, name):
+    run_id = recorded(root, 1, "none")
+    right = {"smooth": "0.50", "target": "0.9", "logx": "true", "measure": "test loss"}
+    right |= {"dlayer": "hidden1", "of": run_id, "run": run_id, "dunit": "2", "at_step": "1"}
+    assert not page(name, **right).warning
 
 
 # Runs -------------------------------------------------------------------------------------------
@@ -178,16 +199,19 @@ def test_what_is_said_of_a_run_is_kept_beside_what_is_not_changed(root):
 def test_curves_steps_and_differences_of_the_chosen_runs(page, root):
     ids = [recorded(root, 1, "none"), recorded(root, 2, "batch", records=5)]
     app = page("compare_page", run=ids)
-    [figure] = charts(app)
-    assert [trace["name"] for trace in figure["data"]] == ["Without BN", "With BN"]
+    curves, sides = charts(app)
+    assert [trace["name"] for trace in curves["data"]] == ["Without BN", "With BN"]
+    panels = [note["text"] for note in sides["layout"]["annotations"][3:]]
+    assert panels == ["Without BN", "With BN"]
+    assert sides["layout"]["yaxis2"]["matches"] == "y"
     app.number_input(key="target").set_value(0.82).run()
     steps, differences = (frame.value for frame in app.dataframe)
     assert list(steps["steps"]) == [2, 2]
     assert list(steps["best_accuracy"].round(4)) == [0.82, 0.84]
     assert list(differences["setting"]) == ["model.normalization"]
     app.segmented_control(key="x").set_value("epoch").run()
-    [figure] = charts(app)
-    assert figure["layout"]["xaxis"]["title"]["text"] == "epoch"
+    curves, _ = charts(app)
+    assert curves["layout"]["xaxis"]["title"]["text"] == "epoch"
     app.segmented_control(key="measure").set_value("test loss").run()
     assert not app.exception
 

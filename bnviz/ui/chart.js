@@ -61,13 +61,38 @@ async function draw(chart) {
     chart.listens = true;
     chart.plot.on("plotly_click", (event) => {
       const clicked = event.points[0]?.customdata;
-      if (clicked) chart.report("clicked", Array.from(clicked));
+      if (clicked) chart.reportClick("clicked", Array.from(clicked));
     });
+    chart.plot.on("plotly_relayout", () => reportView(chart));
   }
+  reportView(chart);
   chart.drawnWidth = width;
   const ours = chart.plot.calcdata.filter((points) => points[0].trace.legendgroup !== "paper");
   chart.plot.dataset.points = ours.reduce((n, points) => n + points.length, 0);
   chart.plot.dataset.drawn = "true";
+}
+
+// Tells which part of each x axis is looked at, where the figure has more points to show there.
+function reportView(chart) {
+  const sent = parse(chart).layout;
+  const view = {};
+  if (sent.meta?.thinned) {
+    for (const [name, axis] of Object.entries(chart.plot._fullLayout)) {
+      if (!/^xaxis\d*$/.test(name) || !axis.range) continue;
+      const whole = sent[name]?.range;
+      if (whole ? sameEnds(axis.range, whole) : axis.autorange) continue;
+      const ends = axis.type === "log" ? axis.range.map((end) => 10 ** end) : axis.range;
+      view[name.replace("axis", "")] = ends.map(Number);
+    }
+  }
+  const text = JSON.stringify(view);
+  if (text === (chart.reportedView ?? "{}")) return;
+  chart.reportedView = text;
+  chart.reportState("view", view);
+}
+
+function sameEnds(a, b) {
+  return Math.abs(a[0] - b[0]) + Math.abs(a[1] - b[1]) < 1e-9 * Math.abs(b[1] - b[0]);
 }
 
 // Follows every change of width, also that from hidden to shown, which is no resize of the window.
@@ -82,10 +107,10 @@ function fit(chart) {
   }
 }
 
-// Saves what is seen (the current zoom), in paper style.
+// Saves what is seen (the current zoom), on white, in the look chosen.
 async function save(chart, format) {
   const Plotly = await loadPlotly(chart.plotlyUrl);
-  const figure = parse(chart);
+  const figure = chart.saved ? JSON.parse(chart.saved) : parse(chart);
   for (const [name, axis] of Object.entries(chart.plot.layout)) {
     if (/^[xy]axis\d*$/.test(name) && figure.layout[name]) {
       figure.layout[name].range = axis.range;
@@ -93,12 +118,46 @@ async function save(chart, format) {
     }
   }
   figure.data.forEach((trace, i) => { trace.visible = chart.plot.data[i]?.visible ?? true; });
-  await Plotly.downloadImage(figure, { format, filename: chart.filename, scale: 2,
-    width: chart.plot.clientWidth, height: figure.layout.height });
+  const url = await Plotly.toImage(figure, { format, height: figure.layout.height,
+    width: figure.layout.width ?? chart.plot.clientWidth, scale: chart.saved ? 300 / 96 : 2 });
+  const image = await (await fetch(url)).blob();
+  const named = format === "svg" ? await svgWith(image, chart.origin)
+                                 : await pngWith(image, chart.origin);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(named);
+  link.download = `${chart.filename}.${format}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function svgWith(image, origin) {
+  const escaped = origin.replace(/&/g, "&amp;").replace(/</g, "&lt;");
+  const text = (await image.text()).replace(">", () => `><metadata>${escaped}</metadata>`);
+  return new Blob([text], { type: "image/svg+xml" });
+}
+
+// PNG specification, 11.3.3.4: an uncompressed iTXt chunk, put before the last one, IEND.
+async function pngWith(image, origin) {
+  const body = new TextEncoder().encode(`iTXtDescription\0\0\0\0\0${origin}`);
+  const chunk = new DataView(new ArrayBuffer(body.length + 8));
+  chunk.setUint32(0, body.length - 4);
+  new Uint8Array(chunk.buffer).set(body, 4);
+  chunk.setUint32(body.length + 4, crc32(body));
+  const end = image.size - 12;
+  return new Blob([image.slice(0, end), chunk, image.slice(end)], { type: "image/png" });
+}
+
+function crc32(bytes) {
+  let crc = ~0;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  return ~crc >>> 0;
 }
 
 export default function (component) {
-  const { data, parentElement, setTriggerValue } = component;
+  const { data, parentElement, setTriggerValue, setStateValue } = component;
   const root = parentElement.querySelector(".bnviz-chart");
   let chart = charts.get(root);
   if (!chart) {
@@ -109,7 +168,10 @@ export default function (component) {
     }
     new ResizeObserver(() => fit(chart)).observe(chart.plot);
   }
-  chart.report = setTriggerValue;
+  chart.reportClick = setTriggerValue;
+  chart.reportState = setStateValue;
+  chart.saved = data.saved;
+  chart.origin = data.origin;
   chart.plotlyUrl = new URL(data.plotly_url, document.baseURI).href;
   chart.filename = data.filename;
   chart.plot.setAttribute("aria-label", data.alt);

@@ -6,17 +6,25 @@ Streamlit's own `st.plotly_chart` is replaced by each new figure and loses zoom 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import plotly
 import plotly.graph_objects as go
 import streamlit as st
+
+from bnviz import style, tables
+from bnviz.downsample import View
+from bnviz.plots import Plot, Views
+from bnviz.store import Run
 
 _HERE = Path(__file__).resolve().parent
 _STATIC = _HERE.parent.parent / "static"  # where Streamlit serves files from, beside app.py
@@ -55,48 +63,77 @@ _component = st.components.v2.component(
 )
 
 
+Build = Callable[[Views], Plot]
+"""Makes a figure for what is looked at."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure ready to be sent to the browser."""
 
     figure: str  # JSON
+    saved: str  # JSON of the figure as it is saved, where that is another
     alt: str
     filename: str
+    origin: str  # JSON, for the metadata of saved images
 
 
-def draw(wide: go.Figure, narrow: go.Figure, alt: str, filename: str) -> Drawing:
-    """Make a figure ready.
+def live(
+    key: str,
+    version: tuple[Any, ...],
+    build: Build,
+    runs: Sequence[Run],
+    filename: str,
+    on_click: Callable[[list[float]], None] | None = None,
+) -> None:
+    """Show a figure of some runs; called again, update it where there is something new to draw.
 
     Args:
-        wide, narrow: the same traces, with the layouts for wide and narrow screens.
-        alt: the figure in words.
+        key: of the chart, on all pages.
+        version: changes when, and only when, the figure does; the zoom is no part of it.
         filename: of saved images, without extension.
+        on_click: called with the customdata of a point that is clicked.
     """
-    figure = json.loads(wide.to_json())
+    views, look = _views(key), st.session_state.get("look", "screen")
+    now = (version, filename, tuple(sorted(views.items())), look)
+    kept = st.session_state.setdefault("charts", {})
+    if kept.get(key, (None,))[0] != now:
+        origin = tables.origin(runs)
+        kept[key] = now, _drawing(build(views), filename, look, origin)
+    _show(kept[key][1], key, on_click)
+
+
+def _drawing(plot: Plot, filename: str, look: str, origin: dict[str, Any]) -> Drawing:
+    figure = json.loads(plot.wide.to_json())
     payload = {
         "data": figure["data"],
         "layout": figure["layout"],
-        "narrow": json.loads(go.Figure(layout=narrow.layout).to_json())["layout"],
+        "narrow": json.loads(go.Figure(layout=plot.narrow.layout).to_json())["layout"],
     }
-    return Drawing(json.dumps(payload), alt, filename)
+    saved = "" if look == "screen" else style.in_look(plot.wide, plot.narrow, look).to_json()
+    return Drawing(json.dumps(payload), saved, plot.alt, filename, json.dumps(origin))
 
 
-def show(
-    drawing: Drawing, *, key: str, on_click: Callable[[list[float]], None] | None = None
-) -> None:
-    """Show a drawing; called again with the same key, update it.
+def _views(key: str) -> dict[str, View]:
+    """What the browser says is looked at, as far as it can be."""
+    said = getattr(st.session_state.get(key), "view", None)
+    views: dict[str, View] = {}
+    for axis, ends in said.items() if isinstance(said, dict) else ():
+        if re.fullmatch(r"x[0-9]{0,3}", str(axis)) and isinstance(ends, list) and len(ends) == 2:
+            low, high = ends
+            if all(type(end) in (int, float) and math.isfinite(end) for end in ends) and low < high:
+                views[axis] = (float(low), float(high))
+    return views
 
-    Args:
-        on_click: called with the customdata of a point that is clicked.
-    """
 
+def _show(drawing: Drawing, key: str, on_click: Callable[[list[float]], None] | None) -> None:
     def clicked() -> None:
         point = getattr(st.session_state.get(key), "clicked", None)
         if on_click and isinstance(point, list) and all(type(v) in (int, float) for v in point):
             on_click(point)
 
     data = {**asdict(drawing), "plotly_url": _plotly_url()}
-    _component(key=key, data=data, on_clicked_change=clicked)
+    _component(key=key, data=data, on_clicked_change=clicked, on_view_change=lambda: None)
 
 
 @cache

@@ -3,47 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
+import pandas as pd
 import streamlit as st
 
-from bnviz import captions, comparisons, export, store
-from bnviz.comparisons import Compared, Curve
-from bnviz.config import TRAIN_EXAMPLES
+from bnviz import captions, comparisons, distributions, plots, store, tables
+from bnviz.plots import CurveOptions
+from bnviz.report import report
 from bnviz.store import Run
-from bnviz.ui import chart, shown
+from bnviz.ui import chart, choices, frame
+from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
 
 
-@dataclass(frozen=True)
-class View:
-    """What the controls ask for."""
-
-    measure: str
-    x_axis: str
-    log_x: bool
-    log_y: bool
-    smoothing: float
-    seeds_as_one: bool
-
-
 def page() -> None:
-    shown.title("Compare")
+    frame.title("Compare")
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         st.info("There are no runs yet. Start some on the page Lab, then compare them here.")
         return
-    chosen = shown.choose(run_ids)
+    chosen = choices.choose_runs(run_ids)
     if not chosen:
         st.info("Choose runs above, or select some on the page Runs and press Compare there.")
         return
-    view = _view()
-    shown.watch(_draw, chosen, chosen, view)
+    options = _options()
+    target, baseline = _target(chosen)
+    options = replace(options, target=target)
+    frame.watch(_draw, chosen, chosen, options, baseline)
+    data = {
+        "Accuracy": Table("accuracy", lambda: tables.accuracy_table(chosen)),
+        "Steps": Table("steps", lambda: _steps_table(chosen, target, baseline)),
+    }
+    exports("compare_chart", chosen, _filename(options), _curves(chosen, options), data)
     _differences(chosen)
-    _export(chosen)
+    layer, unit = _percentiles(chosen)
+    st.download_button(
+        "Report of this comparison",
+        partial(report, chosen, layer, unit, options, target, baseline),
+        "comparison.html",
+        "text/html",
+        on_click="ignore",
+        icon=":material/article:",
+        key="report",
+        help="One HTML file that opens anywhere: runs, curves, steps, differences, the unit in "
+        "each run, and how to train them again.",
+    )
 
 
-def _view() -> View:
+def _options() -> CurveOptions:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         measure = st.segmented_control(
             "Measure",
@@ -84,53 +93,26 @@ def _view() -> View:
             help="Runs that differ in their seed alone become one curve, their mean; the band goes "
             "from the least to the greatest.",
         )
-    return View(str(measure), str(x_axis), log_x, log_y, smoothing, seeds_as_one)
+    return CurveOptions(str(measure), str(x_axis), log_x, log_y, smoothing, seeds_as_one)
 
 
-def compared(chosen: Sequence[Run]) -> list[Compared]:
-    """What the comparison needs of each run."""
-    return [
-        Compared(
-            run.run_id,
-            label,
-            run.metrics(),
-            run.config.flat(),
-            TRAIN_EXAMPLES[run.config.data.dataset] / run.config.training.batch_size,
-        )
-        for run, label in zip(chosen, captions.labels(chosen), strict=True)
-    ]
+def _filename(options: CurveOptions) -> str:
+    return f"compare-{options.measure.replace(' ', '-')}"
 
 
-def _curves(data: Sequence[Compared], view: View) -> list[Curve]:
-    groups = comparisons.over_seeds(data) if view.seeds_as_one else [[run] for run in data]
-    return [comparisons.mean_curve(group, view.measure, view.x_axis) for group in groups]
+def _curves(chosen: Sequence[Run], options: CurveOptions) -> chart.Build:
+    return lambda views: plots.curves(chosen, options, views)
 
 
-def _draw(chosen: list[Run], view: View) -> None:
-    version = (*(run.version() for run in chosen), view)
-    data = compared(chosen)
-    target, baseline = _target(data)
-    if st.session_state.get("compare_drawn", (None,))[0] != (version, target):
-        curves = _curves(data, view)
-        accuracy = target if view.measure == "test accuracy" else None
-        figure = comparisons.figure(
-            curves,
-            view.measure,
-            view.x_axis,
-            smoothing=view.smoothing,
-            log_x=view.log_x,
-            log_y=view.log_y,
-            target=accuracy,
-        )
-        alt = comparisons.describe(curves, view.measure)
-        drawing = chart.draw(figure, figure, alt, f"compare-{view.measure.replace(' ', '-')}")
-        st.session_state["compare_drawn"] = (version, target), drawing
-    chart.show(st.session_state["compare_drawn"][1], key="compare_chart")
+def _draw(chosen: list[Run], options: CurveOptions, baseline: str) -> None:
+    version = (*(run.version() for run in chosen), options)
+    build = _curves(chosen, options)
+    chart.live("compare_chart", version, build, chosen, _filename(options))
     st.caption(literal(captions.shared_settings(chosen)))
-    _steps(data, target, baseline)
+    _steps(chosen, options.target or 0.0, baseline)
 
 
-def _target(data: Sequence[Compared]) -> tuple[float, str]:
+def _target(chosen: Sequence[Run]) -> tuple[float, str]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         target = st.number_input(
             "Steps to reach the test accuracy",
@@ -140,30 +122,34 @@ def _target(data: Sequence[Compared]) -> tuple[float, str]:
             step=0.01,
             format="%.3f",
             key="target",
+            bind="query-params",
             width=260,
-            help="As the paper's Figure 3 has it for 72.2% on ImageNet.",
+            help="The paper's Figure 3 has it for 72.2% on ImageNet.",
         )
-        labels = {run.run_id: run.label for run in data}
-        plain = [run for run in data if run.settings["model.normalization"] == "none"]
-        baseline = st.selectbox(
+        labels = dict(zip((run.run_id for run in chosen), captions.labels(chosen), strict=True))
+        plain = [run for run in chosen if run.config.model.normalization == "none"]
+        baseline = choices.select(
             "compared with",
             list(labels),
-            index=list(labels).index((plain or data)[0].run_id),
-            key="baseline",
-            format_func=labels.__getitem__,
+            "baseline",
+            (plain or list(chosen))[0].run_id,
+            labels.__getitem__,
             width=360,
         )
-    return float(target), str(baseline)
+    return float(target), baseline
 
 
-def _steps(data: Sequence[Compared], target: float, baseline: str) -> None:
-    table = comparisons.steps_table(data, target, baseline).drop(columns="run_id")
+def _steps_table(chosen: Sequence[Run], target: float, baseline: str) -> pd.DataFrame:
+    return comparisons.steps_table(plots.compared(chosen), target, baseline)
+
+
+def _steps(chosen: Sequence[Run], target: float, baseline: str) -> None:
     st.dataframe(
-        table,
+        _steps_table(chosen, target, baseline).drop(columns="run_id"),
         hide_index=True,
         key="steps_table",
         column_config={
-            "run": st.column_config.TextColumn("Run", width="large"),
+            "run": st.column_config.TextColumn("Run", width="medium"),
             "steps": st.column_config.NumberColumn(
                 f"Steps to {target:g}", format="localized", help="The first evaluation there."
             ),
@@ -179,32 +165,41 @@ def _differences(chosen: Sequence[Run]) -> None:
     if len(chosen) < 2:
         return
     st.subheader("What sets them apart", anchor=False)
-    table = comparisons.differences(compared(chosen))
+    table = comparisons.differences(plots.compared(chosen))
     if table.empty:
         st.caption("Nothing: their settings are equal.")
         return
     st.dataframe(table.reset_index(), hide_index=True, key="differences")
 
 
-def _export(chosen: Sequence[Run]) -> None:
-    def accuracy(write: export.Writer) -> bytes:
-        return write(export.accuracy_table(chosen), export.origin(chosen))
+def _percentiles(chosen: Sequence[Run]) -> tuple[str, int | None]:
+    """One unit in each of the runs, side by side on common axes; which one."""
+    st.subheader("The same unit in each run", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        layer, unit = choices.layer_and_unit(chosen)
+    if not layer:
+        st.caption("These runs have no layer in common.")
+        return layer, unit
+    shown = chosen[: distributions.MAX_MULTIPLES]
+    if len(shown) < len(chosen):
+        st.caption(f"The first {len(shown)} of {len(chosen)} runs.")
+    frame.watch(_draw_percentiles, shown, shown, layer, unit)
 
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption("Download", width="content")
-        st.download_button(
-            "Accuracy CSV",
-            lambda: accuracy(export.to_csv),
-            "accuracy.csv",
-            "text/csv",
-            on_click="ignore",
-            key="compare-csv",
-        )
-        st.download_button(
-            "Accuracy Parquet",
-            lambda: accuracy(export.to_parquet),
-            "accuracy.parquet",
-            "application/vnd.apache.parquet",
-            on_click="ignore",
-            key="compare-parquet",
-        )
+    def table() -> pd.DataFrame:
+        return tables.percentiles_table(shown, layer, tables.unit_of(shown, layer, unit) or 0)
+
+    name = f"percentiles-{layer}-{'typical' if unit is None else f'unit{unit}'}"
+    build = _side_by_side(shown, layer, unit)
+    exports("sides_chart", shown, name, build, {"Percentiles": Table(name, table)})
+    return layer, unit
+
+
+def _draw_percentiles(chosen: Sequence[Run], layer: str, unit: int | None) -> None:
+    version = (*(run.version() for run in chosen), layer, unit)
+    name = f"percentiles-{layer}-unit{tables.unit_of(chosen, layer, unit)}"
+    chart.live("sides_chart", version, _side_by_side(chosen, layer, unit), chosen, name)
+    st.caption(literal(captions.probe(chosen)))
+
+
+def _side_by_side(chosen: Sequence[Run], layer: str, unit: int | None) -> chart.Build:
+    return lambda views: plots.side_by_side(chosen, layer, unit, views)

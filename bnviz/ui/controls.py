@@ -40,6 +40,7 @@ def sidebar(start: Callable[[], None]) -> Setup:
         help="An experiment with its settings. Changing any control below makes it your own.",
     )
     preset = available[name]
+    st.caption(literal(preset.title))
     defaults = next(iter(preset.runs.values()))
     st.segmented_control(
         "Batch normalization",
@@ -98,7 +99,7 @@ def _learning_rate(default: float) -> None:
         key="lr",
         bind="query-params",
         on_change=from_field,
-        help=_help("optimizer.learning_rate"),
+        help=explanation("optimizer.learning_rate"),
     )
     st.session_state["lr_slider"] = _nearest(st.session_state["lr"])
     st.select_slider(
@@ -111,7 +112,8 @@ def _learning_rate(default: float) -> None:
     )
 
 
-def _help(path: str) -> str:
+def explanation(path: str) -> str:
+    """What a setting is, with the paper's section."""
     description = field_info(path).description
     return f"{description[0].upper()}{description[1:]}."
 
@@ -129,7 +131,7 @@ def _choice(path: str, key: str, label: str, default: str) -> None:
         index=options.index(default),
         key=key,
         bind="query-params",
-        help=_help(path),
+        help=explanation(path),
     )
 
 
@@ -142,7 +144,7 @@ def _number(path: str, key: str, label: str, default: float | int) -> None:
         step=None if isinstance(default, float) else 1,
         key=key,
         bind="query-params",
-        help=_help(path),
+        help=explanation(path),
     )
 
 

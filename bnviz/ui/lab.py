@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
-from bnviz import captions, export, figures, jobs, queue, store
+from bnviz import captions, figures, jobs, plots, queue, store, tables
+from bnviz.plots import Plot, Views
 from bnviz.store import Run, StoreError
-from bnviz.ui import chart, controls, runs, shown
+from bnviz.ui import chart, choices, controls, frame, runs
+from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
-
-TYPICAL = "typical"
 
 INTRODUCTION = """
 This dashboard trains a small network on handwritten digits twice, **without** and **with batch
@@ -37,12 +38,12 @@ READING = """
 def page() -> None:
     with st.sidebar:
         setup = controls.sidebar(_start)
-    shown.title("Internal covariate shift, live")
+    frame.title("Internal covariate shift, live")
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         _empty(setup)
         return
-    chosen = shown.choose(run_ids)
+    chosen = choices.choose_runs(run_ids)
     if not chosen:
         st.info("Choose runs above to see them, or press Start to train new ones.")
         return
@@ -50,7 +51,7 @@ def page() -> None:
     if not layer:
         st.info("The runs chosen have no layer in common; choose others.")
         return
-    shown.watch(_show_runs, chosen, chosen, layer, unit, with_paper)
+    frame.watch(_show_runs, chosen, chosen, layer, unit, with_paper)
     _export(chosen, layer, unit, with_paper)
     _housekeeping()
     with st.expander("How to read this"):
@@ -102,7 +103,7 @@ def _start() -> None:
         return  # the page that is drawn next says them
     group = jobs.new_group(setup.preset.name) if setup.preset.sweep else ""
     if started := runs.start(setup.runs, group):
-        shown.show(started)
+        runs.show(started)
 
 
 def _empty(setup: controls.Setup) -> None:
@@ -124,76 +125,50 @@ def _empty(setup: controls.Setup) -> None:
         )
     data = [figures.not_started(config) for config in setup.runs.values()]
     layer = next((list(config.model.layers)[-1] for config in setup.runs.values()), "")
-    alt = "The paper's Figure 1, digitised."
-    chart.show(_draw(data, layer, "typical unit", with_paper=True, alt=alt), key="figure1")
 
+    def build(views: Views) -> Plot:
+        wide, narrow = (
+            figures.figure1(data, layer, "typical unit", with_paper=True, stacked=stacked)
+            for stacked in (False, True)
+        )
+        return Plot(wide, narrow, "The paper's Figure 1, digitised.")
 
-def _draw(
-    data: list[figures.RunData],
-    layer: str,
-    unit: str,
-    *,
-    with_paper: bool,
-    alt: str,
-) -> chart.Drawing:
-    wide, narrow = (
-        figures.figure1(data, layer, unit, with_paper=with_paper, stacked=stacked)
-        for stacked in (False, True)
-    )
-    return chart.draw(wide, narrow, alt, f"figure1-{layer}-{unit.replace(' ', '')}")
+    version = tuple(map(str, setup.runs.values()))
+    chart.live("figure1", version, build, [], "figure1-paper")
 
 
 def _view(chosen: list[Run]) -> tuple[str, int | None, bool]:
-    """Which layer and unit the percentile panels show (unit None: the typical one)."""
-    layers = {name: units for run in reversed(chosen) for name, units in run.layers.items()}
-    shared = [name for name in layers if all(name in run.layers for run in chosen)]
+    """Layer, unit (None: the typical one), and whether the paper's curves are shown."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        layer = st.selectbox(
-            "Layer",
-            shared,
-            index=len(shared) - 1,
-            key="layer",
-            bind="query-params",
-            width=160,
-            help="hidden1 is next to the input. The paper shows a unit of the last hidden layer.",
-        )
-        units = min(run.layers[layer] for run in chosen)
-        choice = st.selectbox(
-            "Unit",
-            [TYPICAL, *map(str, range(units))],
-            key="unit",
-            bind="query-params",
-            width=160,
-            help="typical: its spread at step 0 is the median of the layer (see below).",
-        )
+        layer, unit = choices.layer_and_unit(chosen)
         with_paper = st.toggle(
             "The paper's curves",
             key="paper",
             bind="query-params",
             help="Lay the digitised curves of the paper's Figure 1 over ours.",
         )
-    if choice != TYPICAL:
-        return layer, int(choice), with_paper
-    return layer, None, with_paper
+    return layer, unit, with_paper
+
+
+def _figure(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> chart.Build:
+    return lambda views: plots.figure1(chosen, layer, unit, with_paper=with_paper, views=views)
+
+
+def _filename(layer: str, unit: int | None) -> str:
+    return f"{layer}-{'typical' if unit is None else f'unit{unit}'}"
 
 
 def _show_runs(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> None:
     """Progress and chart."""
     runs.progress_rows(chosen, captions.labels(chosen))
-    shown = unit if unit is not None else export.typical_unit_of(chosen, layer)
+    shown = tables.unit_of(chosen, layer, unit)
     if unit is None and shown is not None:
         st.caption(
             f"Typical unit of {layer}: {shown}, whose spread at step 0 is the median of the layer."
         )
-    # Drawn anew only when there is something new to draw.
     version = (*(run.version() for run in chosen), layer, shown, with_paper)
-    if st.session_state.get("drawn", (None,))[0] != version:
-        data = export.run_data(chosen, layer, shown)
-        title = f"unit {shown}" if shown is not None else "unit …"
-        alt = figures.describe(data, layer, shown or 0)
-        drawing = _draw(data, layer, title, with_paper=with_paper, alt=alt)
-        st.session_state["drawn"] = version, drawing
-    chart.show(st.session_state["drawn"][1], key="figure1")
+    build = _figure(chosen, layer, unit, with_paper)
+    chart.live("figure1", version, build, chosen, f"figure1-{_filename(layer, shown)}")
     st.caption(literal(f"{captions.shared_settings(chosen)}. {captions.probe(chosen)}"))
     if with_paper and (note := _paper_differs(chosen, layer)):
         st.caption(note)
@@ -215,37 +190,13 @@ def _paper_differs(chosen: list[Run], layer: str) -> str:
 
 
 def _export(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> None:
-    def unit_now() -> int:
-        known = unit if unit is not None else export.typical_unit_of(chosen, layer)
-        return 0 if known is None else known  # nothing is recorded: any unit's table is empty
+    def percentiles() -> pd.DataFrame:
+        shown = tables.unit_of(chosen, layer, unit)
+        return tables.percentiles_table(chosen, layer, shown or 0)  # before any record: no rows
 
-    def percentiles(write: export.Writer) -> bytes:
-        table = export.percentiles_table(chosen, layer, unit_now())
-        return write(table, export.origin(chosen))
-
-    def accuracy(write: export.Writer) -> bytes:
-        return write(export.accuracy_table(chosen), export.origin(chosen))
-
-    def html() -> bytes:
-        shown = unit_now()
-        data = export.run_data(chosen, layer, shown)
-        return export.to_html(figures.figure1(data, layer, f"unit {shown}", with_paper=with_paper))
-
-    name = f"{layer}-{'typical' if unit is None else f'unit{unit}'}"
-    csv, parquet = "text/csv", "application/vnd.apache.parquet"
-    downloads = (
-        ("Percentiles CSV", csv, lambda: percentiles(export.to_csv), f"percentiles-{name}.csv"),
-        (
-            "Percentiles Parquet",
-            parquet,
-            lambda: percentiles(export.to_parquet),
-            f"percentiles-{name}.parquet",
-        ),
-        ("Accuracy CSV", csv, lambda: accuracy(export.to_csv), "accuracy.csv"),
-        ("Accuracy Parquet", parquet, lambda: accuracy(export.to_parquet), "accuracy.parquet"),
-        ("Interactive HTML", "text/html", html, f"figure1-{name}.html"),
-    )
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption("Download", width="content")
-        for label, mime, data, file in downloads:
-            st.download_button(label, data, file, mime, on_click="ignore", key=f"download-{file}")
+    data = {
+        "Percentiles": Table(f"percentiles-{_filename(layer, unit)}", percentiles),
+        "Accuracy": Table("accuracy", lambda: tables.accuracy_table(chosen)),
+    }
+    build = _figure(chosen, layer, unit, with_paper)
+    exports("figure1", chosen, f"figure1-{_filename(layer, unit)}", build, data)

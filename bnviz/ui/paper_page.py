@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from bnviz import captions, export, figures, paper, store
+from bnviz import captions, figures, paper, plots, store, tables
 from bnviz.config import Preset, RunConfig, find_preset
+from bnviz.plots import Plot, Views
 from bnviz.store import Run, StoreError
-from bnviz.ui import chart, runs, shown
+from bnviz.ui import chart, frame, runs
+from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
 
 KINDS = ("none", "batch")
@@ -41,24 +43,22 @@ The paper does not state these, so what stands here is our choice:
 
 
 def page() -> None:
-    shown.title("The paper's Figure 1, and ours")
+    frame.title("The paper's Figure 1, and ours")
     st.caption(
         "Ioffe & Szegedy, “Batch Normalization: Accelerating Deep Network Training by Reducing "
         "Internal Covariate Shift” (2015), arXiv:1502.03167v3, Section 4.1."
     )
     preset = find_preset("figure1")
     st.subheader("The paper's, digitised from its vector graphics", anchor=False)
-    data = [figures.not_started(config) for config in preset.runs.values()]
-    wide, narrow = (
-        figures.figure1(data, "last hidden layer,", "one unit", with_paper=True, stacked=stacked)
-        for stacked in (False, True)
-    )
-    alt = "The paper's Figure 1: test accuracy, and percentiles of one unit without and with BN."
-    chart.show(chart.draw(wide, narrow, alt, "figure1-paper"), key="paper_chart")
+    chart.live("paper_chart", (preset.name,), _theirs(preset), [], "figure1-paper")
+    digitised = {"Curves": Table("figure1-paper", paper.digitised)}
+    exports("paper_chart", [], "figure1-paper", _theirs(preset), digitised)
     st.subheader("Ours", anchor=False)
     ours = latest_pair(preset)
     if ours:
-        shown.watch(_draw, list(ours.values()), list(ours.values()))
+        pair = list(ours.values())
+        frame.watch(_draw, pair, pair)
+        _export(pair)
     else:
         st.info("It is not trained here yet. The two runs take a minute or two on two CPU cores.")
         st.button(
@@ -98,21 +98,44 @@ def _start(preset: Preset) -> None:
     runs.start({f"{preset.name}-{name}": config for name, config in preset.runs.items()})
 
 
+def _theirs(preset: Preset) -> chart.Build:
+    def build(views: Views) -> Plot:
+        data = [figures.not_started(config) for config in preset.runs.values()]
+        wide, narrow = (
+            figures.figure1(data, "last hidden layer,", "one unit", with_paper=True, stacked=s)
+            for s in (False, True)
+        )
+        words = "test accuracy, and percentiles of one unit without and with BN."
+        return Plot(wide, narrow, f"The paper's Figure 1: {words}")
+
+    return build
+
+
+def _ours(pair: list[Run]) -> chart.Build:
+    return lambda views: plots.figure1(pair, _layer(pair), None, views=views)
+
+
+def _layer(pair: list[Run]) -> str:
+    return list(pair[0].layers)[-1]
+
+
+def _export(pair: list[Run]) -> None:
+    def percentiles() -> pd.DataFrame:
+        layer = _layer(pair)
+        return tables.percentiles_table(pair, layer, tables.typical_unit_of(pair, layer) or 0)
+
+    data = {
+        "Percentiles": Table("percentiles-typical-unit", percentiles),
+        "Accuracy": Table("accuracy", lambda: tables.accuracy_table(pair)),
+        "Comparison": Table("accuracy-paper-and-ours", lambda: accuracies(pair)),
+    }
+    exports("ours_chart", pair, "figure1-ours", _ours(pair), data)
+
+
 def _draw(pair: list[Run]) -> None:
     runs.progress_rows(pair, captions.labels(pair))
-    layer = list(pair[0].layers)[-1]
-    unit = export.typical_unit_of(pair, layer)
-    version = (*(run.version() for run in pair), unit)
-    if st.session_state.get("paper_drawn", (None,))[0] != version:
-        data = export.run_data(pair, layer, unit)
-        title = f"unit {unit}" if unit is not None else "unit …"
-        wide, narrow = (
-            figures.figure1(data, layer, title, stacked=stacked) for stacked in (False, True)
-        )
-        alt = figures.describe(data, layer, unit or 0)
-        drawing = chart.draw(wide, narrow, alt, "figure1-ours")
-        st.session_state["paper_drawn"] = version, drawing
-    chart.show(st.session_state["paper_drawn"][1], key="ours_chart")
+    version = tuple(run.version() for run in pair)
+    chart.live("ours_chart", version, _ours(pair), pair, "figure1-ours")
     st.caption(literal(f"{captions.shared_settings(pair)}. {captions.probe(pair)}"))
     table = accuracies(pair)
     st.dataframe(

@@ -6,11 +6,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import streamlit as st
 
-from bnviz import jobs, queue, store
-from bnviz.config import ConfigError, RunConfig
+from bnviz import captions, jobs, queue, store
+from bnviz.config import ConfigError, RunConfig, allowed, parse_setting
 from bnviz.processes import has_process, is_worker, silent_for_s, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
 from bnviz.store import Run, StoreError
@@ -56,6 +59,18 @@ def latest(run_ids: Sequence[str]) -> list[str]:
             return 0.0
 
     return [r for r in run_ids if abs(seconds(r) - seconds(run_ids[0])) <= TOGETHER_S]
+
+
+def show(run_ids: list[str]) -> None:
+    """Choose the runs that pages show; in a callback, or before going to another page."""
+    st.session_state["shown"] = run_ids
+    if "runs" in st.session_state:
+        st.session_state["runs"] = run_ids
+
+
+def shown() -> list[str]:
+    """Ids of the runs that pages show, also on a page that shows none."""
+    return list(st.session_state.get("runs") or st.session_state.get("shown", []))
 
 
 def any_active(runs: Sequence[Run]) -> bool:
@@ -135,6 +150,7 @@ def _more(run: Run, status: Status) -> None:
     if status.state is State.RUNNING:
         _learning_rate(run)
     _button(run, "retry", "Start again with the same settings", _retry, "replay")
+    _one_change(run)
     st.button(
         "Copy the settings to the left",
         key=f"copy-{run.run_id}",
@@ -147,6 +163,44 @@ def _more(run: Run, status: Status) -> None:
     if log := _log_tail(run):
         st.caption(f"The end of {literal(str(run.paths.log))}")
         st.code(log, language=None, height=240 if log.count("\n") > 8 else "content")
+
+
+def _one_change(run: Run) -> None:
+    """The same again, with one setting changed."""
+    settings = run.config.flat()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        path = st.selectbox(
+            "Start again with another",
+            list(settings),
+            index=list(settings).index("optimizer.learning_rate"),
+            key=f"change-{run.run_id}",
+            format_func=lambda path: path.rpartition(".")[2].replace("_", " "),
+            width=190,
+        )
+        text = st.text_input(
+            f"instead of {captions.value_text(settings[path])}",
+            key=f"to-{run.run_id}-{path}",
+            placeholder="new value",
+            help=f"{controls.explanation(path)}  \nAllowed: {allowed(path)}.",
+            width=190,
+        )
+        changes, problems = {}, []
+        if text:
+            try:
+                changes = dict([parse_setting(f"{path}={text}")])
+                run.config.replace(changes)
+            except ConfigError as error:
+                problems = error.problems
+        st.button(
+            "Start",
+            key=f"start-changed-{run.run_id}",
+            icon=":material/play_arrow:",
+            disabled=not changes or bool(problems),
+            on_click=_act,
+            args=(partial(_retry, changes=changes), run),
+        )
+    for problem in problems:
+        st.error(literal(problem), icon=":material/block:")
 
 
 def _delete_button(run: Run, running: bool) -> None:
@@ -214,8 +268,8 @@ def _act(action: Callable[[Run], object], run: Run) -> None:
     st.session_state["refresh"] = True
 
 
-def _retry(run: Run) -> None:
-    st.session_state["runs"] = [*st.session_state["runs"], jobs.retry(run)]
+def _retry(run: Run, changes: Mapping[str, Any] = MappingProxyType({})) -> None:
+    show([*shown(), jobs.retry(run, changes)])
 
 
 def _delete(run: Run) -> None:

@@ -16,7 +16,7 @@ from bnviz.index import Index
 from bnviz.processes import has_process, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State
 from bnviz.store import Run, StoreError
-from bnviz.ui import controls, runs, shown
+from bnviz.ui import controls, frame, runs
 from bnviz.ui.text import literal
 
 TICK_S = 2.0
@@ -56,14 +56,14 @@ SHOWN_AT_FIRST = (
 
 
 def page() -> None:
-    shown.title("Runs")
+    frame.title("Runs")
     root = store.default_root()
     _import(root)
     if not store.list_run_ids(root):
         st.info("There are no runs yet. Start some on the page Lab; they appear here.")
         return
     search, states, archived, columns = _filters()
-    tick = TICK_S if shown.is_live() else None
+    tick = TICK_S if frame.is_live() else None
     st.fragment(_table, run_every=tick)(root, search, states, archived, columns)
 
 
@@ -216,7 +216,7 @@ def _actions(chosen: list[str]) -> None:
             disabled=not found,
             type="primary",
         ):
-            shown.show(chosen)
+            runs.show(chosen)
             st.switch_page(st.session_state["pages"]["compare"], query_params={"run": chosen})
         _button("Pause", "pause", able["Pause"], jobs.pause)
         _button("Resume", "play_arrow", able["Resume"], jobs.resume)

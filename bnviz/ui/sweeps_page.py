@@ -11,16 +11,18 @@ import streamlit as st
 from bnviz import grids, jobs, store, sweeps
 from bnviz.about import read_about
 from bnviz.config import ConfigError, Preset, RunConfig, allowed, presets
+from bnviz.plots import Plot, Views
 from bnviz.processes import true_status
 from bnviz.status import ACTIVE, State
 from bnviz.store import Run, StoreError
 from bnviz.sweeps import Result
-from bnviz.ui import chart, runs, shown
+from bnviz.ui import chart, choices, frame, runs
+from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
 
 
 def page() -> None:
-    shown.title("Sweeps")
+    frame.title("Sweeps")
     groups = _groups(store.default_root())
     with st.expander("Start a sweep", expanded=not groups, icon=":material/grid_on:"):
         _set_up()
@@ -30,16 +32,11 @@ def page() -> None:
             "after the other, and the curve grows here."
         )
         return
-    wanted = st.session_state.pop("new_group", None) or st.query_params.get("group")
-    if "group" not in st.session_state or wanted in groups:
-        st.session_state["group"] = wanted if wanted in groups else next(iter(groups))
-    elif st.session_state["group"] not in groups:
-        st.session_state["group"] = next(iter(groups))
-    group = st.selectbox("Sweep", list(groups), key="group")
-    if st.query_params.get("group") != group:
-        st.query_params["group"] = group
+    if new := st.session_state.pop("new_group", None):
+        st.session_state["group"] = new
+    group = choices.select("Sweep", list(groups), "group", next(iter(groups)))
     chosen = groups[group]
-    shown.watch(_draw, chosen, chosen)
+    _watch(chosen)
 
 
 def _groups(root: Path) -> dict[str, list[Run]]:
@@ -67,16 +64,16 @@ def _set_up() -> None:
         index=list(available).index("lr-sweep"),
         key="sweep_preset",
         bind="query-params",
-        format_func=lambda name: available[name].title,
     )
     preset = available[name]
-    st.caption(literal(preset.why))
+    st.caption(f"**{literal(preset.title)}.** {literal(preset.why)}")
     base = next(iter(preset.runs.values()))
     paths = st.multiselect(
         "Settings to sweep",
         list(base.flat()),
         default=list(preset.sweep),
         key=f"sweep_paths_{name}",
+        bind="query-params",
         help="Each gets its values below; a run is started for every combination.",
     )
     values: dict[str, list[Any]] = {}
@@ -86,6 +83,7 @@ def _set_up() -> None:
             path,
             _as_text(preset, path),
             key=f"sweep_{name}_{path}",
+            bind="query-params",
             help=f"Allowed: {allowed(path)}.",
         )
         try:
@@ -93,7 +91,11 @@ def _set_up() -> None:
         except ValueError as error:
             problems.append(f"{path}: {error}")
     steps = st.number_input(
-        "Steps of each run", value=base.training.steps, step=1000, key=f"sweep_steps_{name}"
+        "Steps of each run",
+        value=base.training.steps,
+        step=1000,
+        key=f"sweep_steps_{name}",
+        bind="query-params",
     )
     configs: dict[str, RunConfig] = {}
     if not problems:
@@ -164,8 +166,42 @@ def _result(run: Run) -> Result:
     )
 
 
-def _draw(chosen: list[Run]) -> None:
-    results = [_result(run) for run in reversed(chosen)]
+def _watch(chosen: list[Run]) -> None:
+    values = sweeps.swept(_results(chosen))
+    axes = [path for path in values if path != "training.seed"]
+    if not axes:
+        frame.watch(_progress, chosen, chosen)
+        st.info("These runs differ in their seed alone; compare them on the page Compare.")
+        return
+    numbers = [path for path in axes if all(type(v) in (int, float) for v in values[path])]
+    against = choices.select(
+        "Against",
+        axes,
+        "against",
+        (numbers or axes)[0],
+        lambda path: path.rpartition(".")[2].replace("_", " "),
+        width=260,
+    )
+    frame.watch(_draw, chosen, chosen, against)
+    table = {"Results": Table("sweep", lambda: sweeps.table(_results(chosen)))}
+    exports("sweep_chart", chosen, "sweep", _figure(chosen, against), table)
+
+
+def _results(chosen: list[Run]) -> list[Result]:
+    return [_result(run) for run in reversed(chosen)]
+
+
+def _figure(chosen: list[Run], against: str) -> chart.Build:
+    def build(views: Views) -> Plot:
+        results = _results(chosen)
+        figure = sweeps.figure(results, against)
+        return Plot(figure, figure, sweeps.describe(results))
+
+    return build
+
+
+def _progress(chosen: list[Run]) -> None:
+    results = _results(chosen)
     ended = sum(result.ended for result in results)
     st.progress(ended / len(results), text=f"{ended} of {len(results)} runs have ended")
     with st.container(horizontal=True):
@@ -180,27 +216,15 @@ def _draw(chosen: list[Run]) -> None:
         )
         if st.button("Compare the runs", key="compare_sweep", icon=":material/stacked_line_chart:"):
             ids = [run.run_id for run in chosen]
-            shown.show(ids)
+            runs.show(ids)
             st.switch_page(st.session_state["pages"]["compare"], query_params={"run": ids})
-    axes = [path for path in sweeps.swept(results) if path != "training.seed"]
-    if not axes:
-        st.info("These runs differ in their seed alone; compare them on the page Compare.")
-        return
-    numbers = [
-        path
-        for path in axes
-        if all(type(value) in (int, float) for value in sweeps.swept(results)[path])
-    ]
-    against = st.selectbox(
-        "Against",
-        axes,
-        index=axes.index((numbers or axes)[0]),
-        key="against",
-        format_func=lambda path: path.rpartition(".")[2].replace("_", " "),
-        width=260,
-    )
-    figure = sweeps.figure(results, against)
-    chart.show(chart.draw(figure, figure, sweeps.describe(results), "sweep"), key="sweep_chart")
+
+
+def _draw(chosen: list[Run], against: str) -> None:
+    _progress(chosen)
+    results = _results(chosen)
+    build, version = _figure(chosen, against), (*map(str, results), against)
+    chart.live("sweep_chart", version, build, chosen, "sweep")
     st.caption(
         literal(
             "The latest test accuracy of each run, the mean over seeds; bars go from the least to "

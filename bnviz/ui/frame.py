@@ -1,8 +1,9 @@
-"""Which runs a page shows, and what the user must know before anything else."""
+"""The frame of each page: its title, what the user must know, and the ticks that keep it live."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import streamlit as st
@@ -35,6 +36,36 @@ def title(text: str) -> None:
             help="Switch it off to look at something in peace; the runs go on.",
         )
     _messages()
+
+
+@contextmanager
+def checked_address(page: str) -> Iterator[None]:
+    """Around a page: where it is opened with an address that asks for what cannot be, that is said.
+
+    Streamlit and `bnviz.ui.choices` take such a value out of the address, or correct it. Runs that
+    are not here are named by `choices.choose_runs`.
+    """
+    top = st.container()
+    opened = st.session_state.setdefault("opened", set())
+    asked = {} if page in opened else {k: st.query_params.get_all(k) for k in st.query_params}
+    opened.add(page)
+    yield
+    for key, values in asked.items():
+        now = st.query_params.get_all(key)
+        if key != "run" and not _same(values, now):
+            wanted, shown = (literal(", ".join(texts)[:80]) for texts in (values, now))
+            instead = f"the page takes {shown}" if shown else "the page takes its default"
+            top.warning(
+                f"The address asks for {literal(key)} = {wanted}, which cannot be; {instead}."
+            )
+
+
+def _same(values: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether two parameters say the same; 0.10 and 0.1 do."""
+    try:
+        return [float(v) for v in values] == [float(v) for v in others]
+    except ValueError:
+        return sorted(map(str.lower, values)) == sorted(map(str.lower, others))
 
 
 def is_live() -> bool:
@@ -92,47 +123,6 @@ def _undo(run_ids: list[str]) -> None:
         for run_id in run_ids:
             jobs.restore(store.default_root(), run_id)
             if run_id in st.session_state.get("were_shown", []):
-                show([*_shown(), run_id])
+                runs.show([*runs.shown(), run_id])
     except StoreError as error:
         st.session_state["problem"] = str(error)
-
-
-def show(run_ids: list[str]) -> None:
-    """Choose the runs that pages show; in a callback, or before going to another page."""
-    st.session_state["shown"] = run_ids
-    if "runs" in st.session_state:
-        st.session_state["runs"] = run_ids
-
-
-def _shown() -> list[str]:
-    return list(st.session_state.get("runs") or st.session_state.get("shown", []))
-
-
-def choose(run_ids: list[str]) -> list[Run]:
-    """The runs to show. The address holds them, so a reload or another tab shows the same."""
-    if "runs" not in st.session_state:  # the first time, or back from another page
-        wanted = st.query_params.get_all("run")
-        for run_id in set(wanted) - set(run_ids):
-            st.warning(f"The address names a run that is not here: {literal(run_id[:80])}")
-        st.session_state["runs"] = wanted or _shown() or runs.latest(run_ids)
-    st.session_state["runs"] = [r for r in st.session_state["runs"] if r in run_ids]
-    selected = st.multiselect(
-        "Runs shown",
-        run_ids,
-        key="runs",
-        format_func=name,
-        placeholder="Choose runs",
-        help="Newest first. All are in the accuracy panel; percentile panels are drawn for four, "
-        "those without BN first.",
-    )
-    st.session_state["shown"] = selected  # the widget's own state is lost on another page
-    if st.query_params.get_all("run") != selected:
-        st.query_params["run"] = selected
-    found = [run for run_id in selected if (run := runs.readable(run_id))]
-    return sorted(found, key=lambda run: (run.config.model.normalization == "batch", run.run_id))
-
-
-def name(run_id: str) -> str:
-    """A run in a list to choose from."""
-    day, clock, name = run_id[4:8], run_id[9:15], run_id[16:]
-    return f"{day[:2]}-{day[2:]} {clock[:2]}:{clock[2:4]} {name}"

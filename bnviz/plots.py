@@ -1,0 +1,132 @@
+"""The figures of stored runs: what the pages show, the command line exports and reports hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from bnviz import comparisons, distributions, figures, tables
+from bnviz.captions import labels
+from bnviz.comparisons import Compared, Curve
+from bnviz.config import TRAIN_EXAMPLES
+from bnviz.distributions import Panel
+from bnviz.downsample import View
+from bnviz.figures import SHOWN_PERCENTAGES
+from bnviz.store import Run
+
+Views = Mapping[str, View]
+"""What is looked at: the part of each x axis, by plotly's names "x", "x2" and so on."""
+
+ALL: Views = MappingProxyType({})
+
+
+class Plot(NamedTuple):
+    """A figure with the layout for wide and for narrow screens (the traces are the same), and in
+    words for those who cannot see it."""
+
+    wide: go.Figure
+    narrow: go.Figure
+    alt: str
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """How runs are compared; see `comparisons.figure`."""
+
+    measure: str = "test accuracy"
+    x_axis: str = "step"
+    log_x: bool = False
+    log_y: bool = False
+    smoothing: float = 0.0
+    seeds_as_one: bool = True
+    target: float | None = None
+
+
+def figure1(
+    runs: Sequence[Run],
+    layer: str,
+    unit: int | None,
+    *,
+    with_paper: bool = False,
+    views: Views = ALL,
+) -> Plot:
+    """The paper's Figure 1 of these runs. For the unit None, the typical one."""
+    shown = tables.unit_of(runs, layer, unit)
+    data = tables.run_data(runs, layer, shown)
+    wide, narrow = (
+        figures.figure1(
+            data, layer, _unit_title(shown), with_paper=with_paper, stacked=stacked, views=views
+        )
+        for stacked in (False, True)
+    )
+    return Plot(wide, narrow, figures.describe(data, layer, shown or 0))
+
+
+def curves(runs: Sequence[Run], options: CurveOptions, views: Views = ALL) -> Plot:
+    """The runs over one another."""
+    data = compared(runs)
+    groups = comparisons.over_seeds(data) if options.seeds_as_one else [[run] for run in data]
+    lines: list[Curve] = [
+        comparisons.mean_curve(group, options.measure, options.x_axis) for group in groups
+    ]
+    figure = comparisons.figure(
+        lines,
+        options.measure,
+        options.x_axis,
+        smoothing=options.smoothing,
+        log_x=options.log_x,
+        log_y=options.log_y,
+        target=options.target if options.measure == "test accuracy" else None,
+        view=views.get("x"),
+    )
+    return Plot(figure, figure, comparisons.describe(lines, options.measure))
+
+
+def side_by_side(runs: Sequence[Run], layer: str, unit: int | None, views: Views = ALL) -> Plot:
+    """Percentiles of the same unit in each run, on common axes. For the unit None, the typical one.
+
+    Raises:
+        ValueError: more than `distributions.MAX_MULTIPLES` runs.
+    """
+    shown = tables.unit_of(runs, layer, unit)
+    data = tables.run_data(runs, layer, shown)
+    panels = [Panel(run.label, run.percentiles, run.normalization, run.run_id) for run in data]
+    label = f"{layer} {_unit_title(shown)}"
+    wide, narrow = (
+        distributions.small_multiples(
+            panels,
+            label,
+            SHOWN_PERCENTAGES,
+            max(run.steps for run in data),
+            columns=min(len(panels), columns),
+            view=views.get("x"),
+        )
+        for columns in (4, 1)
+    )
+    words = (
+        distributions.describe_bands(panel.table, panel.title, SHOWN_PERCENTAGES)
+        for panel in panels
+    )
+    return Plot(wide, narrow, f"{label}. {' '.join(words)}")
+
+
+def compared(runs: Sequence[Run]) -> list[Compared]:
+    """What the comparison needs of each run."""
+    return [
+        Compared(
+            run.run_id,
+            label,
+            run.metrics(),
+            run.config.flat(),
+            TRAIN_EXAMPLES[run.config.data.dataset] / run.config.training.batch_size,
+        )
+        for run, label in zip(runs, labels(runs), strict=True)
+    ]
+
+
+def _unit_title(unit: int | None) -> str:
+    return "unit …" if unit is None else f"unit {unit}"
