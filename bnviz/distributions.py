@@ -254,7 +254,7 @@ def distribution_at(
             x=quantiles,
             y=np.array(GRID) / 100,
             name=label,
-            uid=label,
+            uid=style.uid(label),
             mode="lines+markers",
             line=line,
             marker_size=5,

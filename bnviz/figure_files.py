@@ -10,6 +10,12 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import plotly.graph_objects as go
+from kaleido.errors import (
+    BrowserClosedError,
+    BrowserFailedError,
+    ChromeNotFoundError,
+    KaleidoError,
+)
 from PIL import Image, PngImagePlugin
 from pypdf import PdfReader, PdfWriter
 
@@ -67,7 +73,12 @@ def _image(figure: go.Figure, format: str) -> bytes:
     os.environ["BROWSER_PATH"] = executable
     width = figure.layout.width or WIDTH_PX
     scale = 2 if width == WIDTH_PX else style.PRINT_DPI / style.PX_PER_INCH
-    return figure.to_image(format=format, width=width, scale=scale if format == "png" else 1)
+    try:
+        return figure.to_image(format=format, width=width, scale=scale if format == "png" else 1)
+    except (BrowserClosedError, BrowserFailedError, ChromeNotFoundError, KaleidoError) as error:
+        raise StoreError(
+            f"{executable} could not write {format}: {error}; html needs no browser"
+        ) from error
 
 
 def _png_with(image: bytes, title: str, origin: str) -> bytes:

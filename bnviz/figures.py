@@ -241,7 +241,7 @@ def _add_paper(
                 x=curve.iloc[:, 0],
                 y=curve.iloc[:, 1],
                 name="The paper (digitised)" if first else name,
-                uid=f"{name} {place}",
+                uid=style.uid(f"{name} {place}"),
                 legendgroup="paper",
                 showlegend=first,
                 mode="lines",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -144,6 +145,11 @@ def in_look(wide: go.Figure, narrow: go.Figure, look: str) -> go.Figure:
         margin={"l": margin.l * 0.75, "r": 6, "t": margin.t * 0.45, "b": margin.b * 0.65},
     )
     return figure
+
+
+def uid(text: str) -> str:
+    """A trace's identity from a text. plotly.js makes CSS selectors of it."""
+    return re.sub(r"\W+", "-", text)
 
 
 @dataclass(frozen=True)

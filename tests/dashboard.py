@@ -49,14 +49,14 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}/"
         self.start()
 
-    def start(self):
+    def start(self, environment=None):
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "streamlit", "run", "app.py"),
                 *("--server.headless=true", f"--server.port={self.port}"),
             ],
             cwd=PROJECT,
-            env={**os.environ, "BNVIZ_ROOT": str(self.root)},
+            env={**os.environ, "BNVIZ_ROOT": str(self.root), **(environment or {})},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )

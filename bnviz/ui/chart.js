@@ -171,6 +171,7 @@ export default function (component) {
   chart.reportClick = setTriggerValue;
   chart.reportState = setStateValue;
   chart.saved = data.saved;
+  chart.plot.dataset.look = data.saved ? "print" : "screen";
   chart.origin = data.origin;
   chart.plotlyUrl = new URL(data.plotly_url, document.baseURI).href;
   chart.filename = data.filename;
