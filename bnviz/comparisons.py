@@ -174,44 +174,36 @@ def figure(
         target: an accuracy to mark with a horizontal line.
         view: the part of the x axis that is looked at.
     """
-    fig = go.Figure()
-    drawn = available = 0
-    lines = style.lines([c.normalization for c in curves])
-    for c, line in zip(curves, lines, strict=True):
+    traces: list[dict[str, Any]] = []
+    drawn: list[style.Points] = []
+    for c, line in zip(curves, style.lines([c.normalization for c in curves]), strict=True):
         usable = c.x > 0 if log_x else np.ones(len(c.x), bool)
         x, y = pd.Series(c.x[usable]), pd.Series(c.y[usable])
         if c.low is not None and c.high is not None:
             low, high = c.low[usable], c.high[usable]
-            kept, _ = style.thin(fig, x, [low, high], view=view)
-            there_and_back = np.concatenate([kept, kept[::-1]])
-            fig.add_scatter(
-                x=x.to_numpy()[there_and_back],
-                y=np.concatenate([high[kept], low[kept[::-1]]]).astype(np.float32),
-                fill="toself",
-                fillcolor=style.faint(line["color"]),
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=c.uid,
-                uid=f"{c.uid}-band",
+            kept, _ = style.thin(x, [low, high], view=view)
+            traces.append(
+                {
+                    "type": "scatter",
+                    "x": x.to_numpy()[np.concatenate([kept, kept[::-1]])],
+                    "y": np.concatenate([high[kept], low[kept[::-1]]]).astype(np.float32),
+                    "fill": "toself",
+                    "fillcolor": style.faint(line["color"]),
+                    "line": {"width": 0},
+                    "mode": "lines",
+                    "hoverinfo": "skip",
+                    "showlegend": False,
+                    "legendgroup": c.uid,
+                    "uid": f"{c.uid}-band",
+                }
             )
         if smoothing:
             faint = {"line": {**line, "width": 1}, "opacity": 0.3, "hoverinfo": "skip"}
-            style.add_line(
-                fig,
-                None,
-                x,
-                y,
-                view,
-                showlegend=False,
-                legendgroup=c.uid,
-                uid=f"{c.uid}-raw",
-                **faint,
-            )
+            identity = {"legendgroup": c.uid, "uid": f"{c.uid}-raw"}
+            raw, _ = style.line(x, y, view, showlegend=False, **identity, **faint)
+            traces.append(raw)
             y = pd.Series(smooth(y.to_numpy(), smoothing))
-        points = style.add_line(
-            fig,
-            None,
+        trace, points = style.line(
             x,
             y,
             view,
@@ -221,21 +213,34 @@ def figure(
             uid=c.uid,
             hovertemplate="%{y:.4f} at %{x:,.4~r}",
         )
-        drawn, available = drawn + points.drawn, available + points.available
-    title = style.Points(drawn, available, view).title(X_AXES[x_axis])
-    if target is not None:
-        fig.add_hline(target, line={"color": style.PAPER_COLOUR, "width": 1, "dash": "dot"})
-    fig.update_xaxes(
-        title_text=title, type="log" if log_x else "linear", tickformat="~s", **style.axis()
-    )
+        traces.append(trace)
+        drawn.append(points)
+    total = style.Points(sum(p.drawn for p in drawn), sum(p.available for p in drawn), view)
     words = measure + (f", smoothed ({smoothing:g})" if smoothing else "")
-    fig.update_yaxes(title_text=words, type="log" if log_y else "linear", **style.axis())
-    fig.update_layout(**style.layout(480))
-    # A zoom lasts as long as the axes mean the same.
-    scene = f"{measure} {x_axis} {log_x} {log_y}"
-    fig.update_xaxes(uirevision=scene)
-    fig.update_yaxes(uirevision=scene)
-    return fig
+    scene = f"{measure} {x_axis} {log_x} {log_y}"  # a zoom lasts as long as the axes mean the same
+    mark = {"color": style.PAPER_COLOUR, "width": 1, "dash": "dot"}
+    ends = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "y0": target, "y1": target}
+    return go.Figure(
+        traces,
+        {
+            **style.layout(480),
+            "meta": style.meta(drawn),
+            "shapes": [] if target is None else [{**ends, "line": mark}],
+            "xaxis": {
+                "title": {"text": total.title(X_AXES[x_axis])},
+                "type": "log" if log_x else "linear",
+                "tickformat": "~s",
+                "uirevision": scene,
+                **style.axis(),
+            },
+            "yaxis": {
+                "title": {"text": words},
+                "type": "log" if log_y else "linear",
+                "uirevision": scene,
+                **style.axis(),
+            },
+        },
+    )
 
 
 def describe(curves: Sequence[Curve], measure: str) -> str:

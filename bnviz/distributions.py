@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from bnviz import style
 from bnviz.downsample import PLOT_LIMIT, View, in_view
 from bnviz.schema import GRID, GRID_COLUMNS
+from bnviz.style import Drawn
 
 MAX_MULTIPLES = 24
 """Small panels of a figure; more would be too small to read."""
@@ -71,15 +71,27 @@ def bands(
         steps: of the whole run, the end of the axis.
         view: the steps that are looked at, where not all.
     """
-    figure = make_subplots(subplot_titles=[label])
-    figure.update_annotations(font_size=14)
     values = [table[f"p{percentage}"] for percentage in percentages]
-    kept, points = style.thin(figure, table["step"], values, view=view)
-    figure.add_traces(_lines(table.iloc[kept], normalization, percentages, uid=""))
-    figure.update_xaxes(title_text=points.title("step"), range=[0, steps], **_step_axis())
-    figure.update_yaxes(title_text=_value_title(percentages), uirevision=label, **style.axis())
-    figure.update_layout(style.layout(444, bottom=56))
-    return figure
+    kept, points = style.thin(table["step"], values, view=view)
+    title = {"x": 0.5, "y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom"}
+    return go.Figure(
+        _lines(table.iloc[kept], normalization, percentages, uid=""),
+        {
+            **style.layout(444, bottom=56),
+            "meta": style.meta([points]),
+            "annotations": [{"text": label, "showarrow": False, "font": {"size": 14}, **title}],
+            "xaxis": {
+                "title": {"text": points.title("step")},
+                "range": [0, steps],
+                **_step_axis(),
+            },
+            "yaxis": {
+                "title": {"text": _value_title(percentages)},
+                "uirevision": label,
+                **style.axis(),
+            },
+        },
+    )
 
 
 def small_multiples(
@@ -88,15 +100,14 @@ def small_multiples(
     percentages: Sequence[int],
     steps: int,
     *,
-    columns: int = 4,
+    columns: tuple[int, int] = (4, 2),
     view: View | None = None,
-) -> go.Figure:
+) -> Drawn:
     """`bands` of many units, or of one unit in many runs, as small panels which share both axes.
 
     Args:
         steps: the end of the axis.
-        columns: panels side by side. The traces do not depend on it, so that figures for narrow
-            and for wide screens differ in the layout alone.
+        columns: panels side by side, at most, on wide and on narrow screens.
         view: the steps that are looked at, where not all.
 
     Raises:
@@ -105,32 +116,52 @@ def small_multiples(
     count = len(panels)
     if count > MAX_MULTIPLES:
         raise ValueError(f"at most {MAX_MULTIPLES} panels fit into a figure, got {count}")
-    thinned = go.Figure()  # gathers whether any is
     limit = max(MULTIPLE_LIMIT, PLOT_LIMIT // (count or 1))
-    kept, least = [], style.Points(0, 0, view)  # of the panel with most points left out
-    for panel in panels:
+    traces, drawn = [], []
+    for i, panel in enumerate(panels):
         values = [panel.table[f"p{percentage}"] for percentage in percentages]
-        keep, points = style.thin(thinned, panel.table["step"], values, limit, view)
-        kept.append(keep)
-        if points.available - points.drawn >= least.available - least.drawn:
-            least = points
-    step_title = least.title("step")
-    if least.drawn < least.available and count > 1:
-        step_title = step_title.replace("points", "points a panel")
+        kept, points = style.thin(panel.table["step"], values, limit, view)
+        drawn.append(points)
+        number = i + 1 if i else ""  # as plotly names axes
+        rows = panel.table.iloc[kept]
+        for line in _lines(rows, panel.normalization, percentages, uid=f"{panel.uid}-"):
+            traces.append({**line, "xaxis": f"x{number}", "yaxis": f"y{number}"})
+    # The axis says what is left out of the panel with the most records.
+    most = max(drawn, key=lambda p: p.available, default=style.Points(0, 0))
+    title = most.title("step")
+    if count > 1:
+        title = title.replace("points", "points a panel")
+    wide, narrow = (
+        {
+            **_panel_layout(panels, label, _value_title(percentages), title, steps, at_most),
+            "meta": style.meta(drawn),
+        }
+        for at_most in columns
+    )
+    return Drawn(go.Figure(traces, wide), narrow)
 
+
+def _panel_layout(
+    panels: Sequence[Panel],
+    label: str,
+    value_title: str,
+    step_title: str,
+    steps: int,
+    columns: int,
+) -> dict[str, Any]:
+    """Built as a whole: make_subplots and update_xaxes take most of a second for 24 panels."""
+    count = len(panels)
+    columns = max(1, min(columns, count))
     rows = max(1, -(-count // columns))
     cell_height = max(CELL_HEIGHT_PX, FEW_HEIGHT_PX // rows)
     layout = style.layout(cell_height * rows + 110, bottom=56)
     layout["margin"] |= {"l": 64, "t": 54}
-    layout["meta"] = thinned.layout.meta
     outer = {"xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 13}}
-    annotations = [
+    layout["annotations"] = [
         {"text": label, "x": 0.5, "y": 1, "yshift": 20, **outer},
         {"text": step_title, "x": 0.5, "y": 0, "yshift": -40, **outer},
-        {"text": _value_title(percentages), "x": 0, "xshift": -52, "textangle": -90, **outer},
+        {"text": value_title, "x": 0, "xshift": -52, "textangle": -90, **outer},
     ]
-    # Built as a whole: make_subplots and update_xaxes take most of a second for 24 panels.
-    traces = []
     for i, panel in enumerate(panels):
         number = i + 1 if i else ""  # as plotly names axes
         row, col = divmod(i, columns)
@@ -154,7 +185,7 @@ def small_multiples(
             "uirevision": label,
             **style.axis(),
         }
-        annotations.append(
+        layout["annotations"].append(
             {
                 "text": panel.title,
                 "x": 0.5,
@@ -166,10 +197,7 @@ def small_multiples(
                 "font": {"size": 12},
             }
         )
-        drawn = panel.table.iloc[kept[i]]
-        for line in _lines(drawn, panel.normalization, percentages, uid=f"{panel.uid}-"):
-            traces.append(line.update(xaxis=f"x{number}", yaxis=f"y{number}"))
-    return go.Figure(traces, {**layout, "annotations": annotations})
+    return layout
 
 
 def heatmap(
@@ -192,8 +220,7 @@ def heatmap(
     records, units = values.shape
     kept = _columns(0, records)
     points = style.Points(len(kept), records)
-    thinned = len(kept) < records
-    if view is not None and thinned:
+    if view is not None and points.thinned:
         inside = in_view(np.asarray(steps), view)
         kept = np.union1d(kept, _columns(inside.start, inside.stop))
         points = style.points_in_view(steps, kept, view)
@@ -220,12 +247,10 @@ def heatmap(
             ),
         )
     )
-    if thinned:
-        figure.update_layout(meta={"thinned": True})
     title = points.title("step").replace("points", "records")
     figure.update_xaxes(title_text=title, showgrid=False, **_step_axis())
     figure.update_yaxes(title_text="unit", showgrid=False, **style.axis())
-    figure.update_layout(style.layout(444, bottom=56))
+    figure.update_layout(style.layout(444, bottom=56), meta=style.meta([points]))
     figure.update_layout(hovermode="closest", plot_bgcolor=MISSING_COLOUR)
     return figure
 
@@ -305,7 +330,7 @@ def _columns(start: int, stop: int) -> npt.NDArray[np.int64]:
 
 def _lines(
     table: pd.DataFrame, normalization: str, percentages: Sequence[int], uid: str
-) -> list[go.Scatter]:
+) -> list[dict[str, Any]]:
     """A line for each percentage, ascending, filled down to the one before.
 
     Where there are such fills, plotly.js lists the lines in the hover box from the last to the
@@ -318,18 +343,19 @@ def _lines(
         around = sum(p <= lower and upper <= 100 - p and 100 - p in shown for p in shown)
         fill = style.faint(fill_colour, round(1 - (1 - BAND_OPACITY) ** around, 3))
         lines.append(
-            go.Scatter(
-                x=table["step"].to_numpy(),
-                y=table[f"p{upper}"].to_numpy(dtype=np.float32),
-                name=_names([upper]),
-                uid=f"{uid}p{upper}",
-                mode="lines",
-                line={"color": colour, "width": 2.2 if upper == 50 else 0.8},
-                fill="tonexty" if around else "none",
-                fillcolor=fill,
-                showlegend=False,
-                hovertemplate="%{y:.6~g}",  # all that float32 holds
-            )
+            {
+                "type": "scatter",
+                "x": table["step"].to_numpy(),
+                "y": table[f"p{upper}"].to_numpy(dtype=np.float32),
+                "name": _names([upper]),
+                "uid": f"{uid}p{upper}",
+                "mode": "lines",
+                "line": {"color": colour, "width": 2.2 if upper == 50 else 0.8},
+                "fill": "tonexty" if around else "none",
+                "fillcolor": fill,
+                "showlegend": False,
+                "hovertemplate": "%{y:.6~g}",  # all that float32 holds
+            }
         )
     return lines
 

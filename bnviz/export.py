@@ -57,9 +57,9 @@ def export(
         elif format == REPORT:
             contents["report.html"] = report(runs, layer, unit)
         else:
-            plot = plots.figure1(runs, layer, unit)
+            drawn = plots.figure1(runs, layer, unit).drawn
             name = f"figure1-{layer}-unit{unit}"
-            content = figure_files.to_file(plot.wide, plot.narrow, name, format, look, source)
+            content = figure_files.to_file(drawn, name, format, look, source)
             contents[f"{name}.{format}"] = content
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -10,17 +10,11 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import plotly.graph_objects as go
-from kaleido.errors import (
-    BrowserClosedError,
-    BrowserFailedError,
-    ChromeNotFoundError,
-    KaleidoError,
-)
 from PIL import Image, PngImagePlugin
-from pypdf import PdfReader, PdfWriter
 
 from bnviz import style, webpage
 from bnviz.store import StoreError
+from bnviz.style import Drawn
 
 FORMATS = ("html", "png", "svg", "pdf")
 
@@ -35,20 +29,17 @@ def browser() -> str | None:
     return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def to_file(
-    wide: go.Figure, narrow: go.Figure, title: str, format: str, look: str, origin: dict[str, Any]
-) -> bytes:
+def to_file(drawn: Drawn, title: str, format: str, look: str, origin: dict[str, Any]) -> bytes:
     """A figure in one of FORMATS and one of the looks of `bnviz.style`.
 
     Args:
-        wide, narrow: the figure for wide and for narrow screens and columns.
         origin: see `bnviz.tables.origin`; SVG and PNG hold it as JSON in their metadata, PDF in its
             subject.
 
     Raises:
         StoreError: the format needs a Chromium, and this machine has none.
     """
-    figure = style.in_look(wide, narrow, look)
+    figure = style.in_look(drawn, look)
     if format == "html":
         return webpage.render(title, [webpage.Part(content=figure)], origin)
     image = _image(figure, format)
@@ -63,6 +54,8 @@ def to_file(
 
 def _image(figure: go.Figure, format: str) -> bytes:
     """Drawn by Chromium."""
+    from kaleido import errors  # here, as they take a third of a second, and the page opens without
+
     executable = browser()
     if executable is None:
         raise StoreError(
@@ -75,7 +68,12 @@ def _image(figure: go.Figure, format: str) -> bytes:
     scale = 2 if width == WIDTH_PX else style.PRINT_DPI / style.PX_PER_INCH
     try:
         return figure.to_image(format=format, width=width, scale=scale if format == "png" else 1)
-    except (BrowserClosedError, BrowserFailedError, ChromeNotFoundError, KaleidoError) as error:
+    except (
+        errors.BrowserClosedError,
+        errors.BrowserFailedError,
+        errors.ChromeNotFoundError,
+        errors.KaleidoError,
+    ) as error:
         raise StoreError(
             f"{executable} could not write {format}: {error}; html needs no browser"
         ) from error
@@ -91,6 +89,8 @@ def _png_with(image: bytes, title: str, origin: str) -> bytes:
 
 
 def _pdf_with(image: bytes, title: str, origin: str) -> bytes:
+    from pypdf import PdfReader, PdfWriter
+
     writer = PdfWriter(clone_from=PdfReader(io.BytesIO(image)))
     writer.add_metadata({"/Title": title, "/Subject": origin})
     file = io.BytesIO()

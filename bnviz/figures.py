@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from bnviz import paper, style
 from bnviz.config import RunConfig
 from bnviz.downsample import View
 from bnviz.schema import EVENTS, METRICS, PERCENTILES
+from bnviz.style import Drawn
 
 SHOWN_PERCENTAGES = (15, 50, 85)
 """The paper's (Figure 1 b, c): for a Gaussian, the median and about one sigma to each side."""
@@ -42,6 +42,11 @@ class RunData:
     percentiles: pd.DataFrame
     events: pd.DataFrame
 
+    @cached_property
+    def tests(self) -> pd.DataFrame:
+        """The rows of `metrics` that are evaluations on the test set."""
+        return self.metrics[self.metrics["split"] == "test"]
+
 
 def not_started(config: RunConfig) -> RunData:
     """A run that has no points yet: its empty panel."""
@@ -64,13 +69,12 @@ def figure1(
     *,
     percentages: Sequence[int] = SHOWN_PERCENTAGES,
     with_paper: bool = False,
-    stacked: bool = False,
     views: Mapping[str, View] = MappingProxyType({}),
-) -> go.Figure:
+) -> Drawn:
     """The paper's Figure 1: (a) test accuracy against steps, then one percentile panel a run.
 
     The percentile panels share one y axis. Runs without BN come first, as in the paper; at most
-    MAX_PANELS runs get a panel.
+    MAX_PANELS runs get a panel. On narrow screens panels are below one another.
 
     Args:
         runs: what to draw; no runs give empty axes.
@@ -78,110 +82,160 @@ def figure1(
             A zoom into the percentile panels lasts as long as they stay the same.
         percentages: stored percentages to draw.
         with_paper: lay the digitised curves of the paper over ours.
-        stacked: panels below one another, for narrow screens.
         views: what is looked at of the axes "x", "x2" and so on, where not all.
     """
     ordered = sorted(runs, key=lambda run: run.normalization == "batch")
     panels = ordered[:MAX_PANELS]
-    count = 1 + len(panels)
-    titles = ["(a) Test accuracy"]
-    between = ": " if len(panels) < 3 or stacked else "<br>"  # narrow panels, two lines
-    titles += [
-        f"({chr(98 + i)}) {run.label}{between}{layer} {unit}" for i, run in enumerate(panels)
-    ]
-    figure = make_subplots(
-        rows=count if stacked else 1,
-        cols=1 if stacked else count,
-        subplot_titles=titles,
-        horizontal_spacing=0.066,  # of the width: room for ticks and a title
-        vertical_spacing=0.3 / count,
-    )
-    figure.update_annotations(font_size=14 if between == ": " else 12)  # the titles
-    places = [(i + 1, 1) if stacked else (1, i + 1) for i in range(count)]
     lines = style.lines([run.normalization for run in ordered])
-    longest = max((run.steps for run in runs), default=paper.STEPS)
-
-    if with_paper:
-        _add_paper(figure, panels, places, percentages)
-    floor = ACCURACY_FLOOR
-    step_titles: list[str] = []
-    for run, line in zip(ordered, lines, strict=True):
-        tests = run.metrics[run.metrics["split"] == "test"]
-        if len(tests) and tests["accuracy"].max() < ACCURACY_FLOOR:
-            floor = 0.0
-        points = style.add_line(
-            figure,
-            places[0],
-            tests["step"],
-            tests["accuracy"],
-            view=views.get("x"),
+    traces = _paper(panels, percentages) if with_paper else []
+    curves = [
+        style.line(
+            run.tests["step"],
+            run.tests["accuracy"],
+            views.get("x"),
             name=run.label,
             line=line,
             uid=f"{run.run_id}-accuracy",  # legend choices follow the line when others come and go
             hovertemplate="%{y:.4f} at %{x:,}",  # runs may be evaluated at different steps
+            xaxis="x",
+            yaxis="y",
         )
-        if not step_titles or points.drawn < points.available:
-            step_titles = [points.title("step")]
-    step_titles = step_titles or ["step"]
-    for i, (run, line, place) in enumerate(zip(panels, lines, places[1:], strict=False)):
-        rows = run.percentiles
-        values = [rows[f"p{percentage}"] for percentage in percentages]
-        kept, points = style.thin(figure, rows["step"], values, view=views.get(f"x{i + 2}"))
-        step_titles.append(points.title("step"))
-        for percentage, y in zip(percentages, values, strict=True):
-            figure.add_scatter(
-                x=rows["step"].to_numpy()[kept],
-                y=y.to_numpy(np.float32)[kept],
-                mode="lines",
-                name=f"{percentage}th percentile",
-                line={"color": line["color"], "width": 2.2 if percentage == 50 else 1.3},
-                uid=f"{run.run_id}-p{percentage}",
-                hovertemplate="%{y:.4f}",
-                showlegend=False,
-                row=place[0],
-                col=place[1],
-            )
-
-    marks = [
-        mark
-        for run, line, place in itertools.zip_longest(ordered, lines, places[1:])
-        if run is not None
-        for mark in _event_marks(
-            run, line["color"], [places[0], place] if place else [places[0]], stacked
-        )
+        for run, line in zip(ordered, lines, strict=True)
     ]
-    # All at once: plotly.py checks the whole list at each addition.
-    figure.update_layout(
-        shapes=[line for line, _ in marks],
-        annotations=[*figure.layout.annotations, *(text for _, text in marks)],
-    )
+    traces += [trace for trace, _ in curves]
+    # The axis says what is left out of the longest curve.
+    points = [max((p for _, p in curves), key=lambda p: p.available, default=style.Points(0, 0))]
+    for i, (run, line) in enumerate(zip(panels, lines, strict=False), start=2):
+        own, shown = _percentile_lines(run, percentages, line["color"], views.get(f"x{i}"))
+        traces += [{**trace, "xaxis": f"x{i}", "yaxis": f"y{i}"} for trace in own]
+        points.append(shown)
 
-    figure.update_xaxes(range=[0, longest], tickformat="~s", hoverformat=",d", **style.axis())
-    figure.update_yaxes(**style.axis())
-    figure.update_yaxes(range=[floor, 1.0], tickformat=".2~f", row=1, col=1)
+    titles = [f"({chr(98 + i)}) {run.label}" for i, run in enumerate(panels)]
+    what = f"{layer} {unit}"
+    # Built as a whole: make_subplots and update_xaxes take most of a second for 30 runs.
+    wide, narrow = (
+        {
+            **style.layout(300 * len(points) + 108 if stacked else 444, 108 if stacked else 84),
+            "meta": style.meta(points),
+            **_axes(ordered, panels, percentages, points, what, stacked),
+            "shapes": [mark for mark, _ in _event_marks(ordered, lines)],
+            "annotations": [
+                *_titles(["(a) Test accuracy", *titles], what, stacked),
+                *(text for _, text in _event_marks(ordered, lines)),
+            ],
+        }
+        for stacked in (False, True)
+    )
+    return Drawn(go.Figure(traces, wide), narrow)
+
+
+def _percentile_lines(
+    run: RunData, percentages: Sequence[int], colour: str, view: View | None
+) -> tuple[list[dict[str, Any]], style.Points]:
+    rows = run.percentiles
+    values = [rows[f"p{percentage}"].to_numpy(np.float32) for percentage in percentages]
+    kept, points = style.thin(rows["step"], values, view=view)
+    traces = [
+        {
+            "type": "scatter",
+            "x": rows["step"].to_numpy()[kept],
+            "y": y[kept],
+            "mode": "lines",
+            "name": f"{percentage}th percentile",
+            "line": {"color": colour, "width": 2.2 if percentage == 50 else 1.3},
+            "uid": f"{run.run_id}-p{percentage}",
+            "hovertemplate": "%{y:.4f}",
+            "showlegend": False,
+        }
+        for percentage, y in zip(percentages, values, strict=True)
+    ]
+    return traces, points
+
+
+def _axes(
+    runs: Sequence[RunData],
+    panels: Sequence[RunData],
+    percentages: Sequence[int],
+    points: Sequence[style.Points],
+    what: str,
+    stacked: bool,
+) -> dict[str, Any]:
+    """x and y axis of each panel, by plotly's names."""
+    longest = max((run.steps for run in runs), default=paper.STEPS)
+    reached = [run.tests["accuracy"].max() for run in runs if len(run.tests)]
     names = ", ".join(map(str, percentages)) + "th"
     kinds = {run.nonlinearity for run in panels}
     shown_input = f"{kinds.pop()} input" if len(kinds) == 1 else "nonlinearity's input"
     # What the user zoomed or hid stays while new points come (a constant uirevision), but a zoom
     # into one unit's panels must not hide another's lines.
-    scene = f"{layer} {unit} {' '.join(run.run_id for run in panels)}"
-    for (row, col), title in zip(places, step_titles, strict=True):
-        figure.update_xaxes(title_text=title, row=row, col=col)
-    for i, (row, col) in enumerate(places[1:]):
-        title = f"{names} percentile of the {shown_input}" if not i or stacked else ""
-        figure.update_yaxes(
-            title_text=title, matches="y2" if i else None, uirevision=scene, row=row, col=col
-        )
-    height = 300 * count + 108 if stacked else 444
-    figure.update_layout(**style.layout(height, bottom=108 if stacked else 84))
-    return figure
+    scene = f"{what} {' '.join(run.run_id for run in panels)}"
+    axes: dict[str, Any] = {}
+    for i, domain in enumerate(_domains(len(points), stacked)):
+        number = "" if i == 0 else i + 1  # as plotly names axes
+        axes[f"xaxis{number}"] = {
+            "domain": [0, 1] if stacked else domain,
+            "anchor": f"y{number}",
+            "range": [0, longest],
+            "tickformat": "~s",
+            "hoverformat": ",d",
+            "title": {"text": points[i].title("step")},
+            **style.axis(),
+        }
+        axes[f"yaxis{number}"] = {
+            "domain": domain if stacked else [0, 1],
+            "anchor": f"x{number}",
+            **style.axis(),
+        }
+        if i == 0:
+            floor = 0.0 if min(reached, default=1.0) < ACCURACY_FLOOR else ACCURACY_FLOOR
+            axes["yaxis"] |= {"range": [floor, 1.0], "tickformat": ".2~f"}
+            continue
+        title = f"{names} percentile of the {shown_input}" if i == 1 or stacked else ""
+        axes[f"yaxis{number}"] |= {
+            "autorange": True,
+            "title": {"text": title},
+            "matches": "y2" if i > 1 else None,
+            "uirevision": scene,
+        }
+    return axes
+
+
+def _domains(count: int, stacked: bool) -> list[list[float]]:
+    """Where each panel lies, as parts of the figure's width, or of its height from the top."""
+    gap = 0.3 / count if stacked else 0.066  # room for ticks and a title
+    size = (1 - gap * (count - 1)) / count
+    starts = [i * (size + gap) for i in range(count)]
+    if stacked:
+        starts.reverse()
+    return [[start, start + size] for start in starts]
+
+
+def _titles(titles: Sequence[str], what: str, stacked: bool) -> list[dict[str, Any]]:
+    """Above each panel; `what` follows on those of percentiles, on a line of its own where panels
+    are narrow."""
+    one_line = len(titles) < 4 or stacked
+    texts = [titles[0], *(f"{t}{': ' if one_line else '<br>'}{what}" for t in titles[1:])]
+    return [
+        {
+            "text": text,
+            "x": 0.5 if stacked else sum(domain) / 2,
+            "y": domain[1] if stacked else 1,
+            "xref": "paper",
+            "yref": "paper",
+            "xanchor": "center",
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"size": 14 if one_line else 12},
+        }
+        for text, domain in zip(texts, _domains(len(titles), stacked), strict=True)
+    ]
 
 
 def describe(runs: Sequence[RunData], layer: str, unit: int) -> str:
     """Figure 1 in words, for those who cannot see it."""
     parts = []
     for run in runs:
-        tests = run.metrics[run.metrics["split"] == "test"]
+        tests = run.tests
         if tests.empty:
             parts.append(f"{run.label}: no points yet.")
             continue
@@ -198,63 +252,67 @@ def describe(runs: Sequence[RunData], layer: str, unit: int) -> str:
 
 
 def _event_marks(
-    run: RunData, colour: str, places: Sequence[tuple[int, int]], stacked: bool
+    runs: Sequence[RunData], lines: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """A vertical line where the learning rate was changed, and the new value beside it."""
-    changes = run.events[run.events["name"] == "learning_rate"]
-    for step, value in zip(changes["step"].tolist(), changes["value"].tolist(), strict=True):
-        for row, col in places:
-            panel = row if stacked else col
-            number = panel if panel > 1 else ""  # as plotly names axes
-            axes = {"xref": f"x{number}", "yref": f"y{number} domain"}
-            line = {"color": colour, "dash": "dot", "width": 1}
-            yield (
-                {"type": "line", "x0": step, "x1": step, "y0": 0, "y1": 1, "line": line, **axes},
-                {
-                    "text": f"lr {value:g}",
-                    "x": step,
-                    "y": 0,
-                    "xanchor": "left",
-                    "yanchor": "bottom",
-                    "textangle": -90,
-                    "showarrow": False,
-                    "font": {"color": colour, "size": 11},
-                    **axes,
-                },
-            )
+    """A vertical line where a learning rate was changed, and the new value beside it: in the
+    accuracy panel, and in the run's own where it has one."""
+    for i, (run, line) in enumerate(zip(runs, lines, strict=True), start=2):
+        changes = run.events[run.events["name"] == "learning_rate"]
+        for step, value in zip(changes["step"].tolist(), changes["value"].tolist(), strict=True):
+            for number in ("", i) if i < MAX_PANELS + 2 else ("",):
+                axes = {"xref": f"x{number}", "yref": f"y{number} domain"}
+                shape = {"color": line["color"], "dash": "dot", "width": 1}
+                yield (
+                    {
+                        "type": "line",
+                        "x0": step,
+                        "x1": step,
+                        "y0": 0,
+                        "y1": 1,
+                        "line": shape,
+                        **axes,
+                    },
+                    {
+                        "text": f"lr {value:g}",
+                        "x": step,
+                        "y": 0,
+                        "xanchor": "left",
+                        "yanchor": "bottom",
+                        "textangle": -90,
+                        "showarrow": False,
+                        "font": {"color": line["color"], "size": 11},
+                        **axes,
+                    },
+                )
 
 
-def _add_paper(
-    figure: go.Figure,
-    panels: Sequence[RunData],
-    places: Sequence[tuple[int, int]],
-    percentages: Sequence[int],
-) -> None:
-    """The digitised curves, under ours. One legend entry switches all of them.
+def _paper(panels: Sequence[RunData], percentages: Sequence[int]) -> list[dict[str, Any]]:
+    """The digitised curves, to lie under ours. One legend entry switches all of them.
 
     They have no hover: their points lie at other steps than ours, whose step the label names.
     """
-
-    def add(curve: pd.DataFrame, name: str, place: tuple[int, int], dash: str, first: bool) -> None:
-        figure.add_trace(
-            go.Scatter(
-                x=curve.iloc[:, 0],
-                y=curve.iloc[:, 1],
-                name="The paper (digitised)" if first else name,
-                uid=style.uid(f"{name} {place}"),
-                legendgroup="paper",
-                showlegend=first,
-                mode="lines",
-                line={"color": style.PAPER_COLOUR, "dash": dash, "width": 1.3},
-                hoverinfo="skip",
-            ),
-            row=place[0],
-            col=place[1],
-        )
-
-    add(paper.accuracy("batch"), "paper, with BN", places[0], "solid", True)
-    add(paper.accuracy("none"), "paper, without BN", places[0], "dash", False)
-    for run, place in zip(panels, places[1:], strict=False):
-        for percentage in set(percentages) & set(SHOWN_PERCENTAGES):
+    curves = [
+        (paper.accuracy("batch"), "with BN", "", "solid"),
+        (paper.accuracy("none"), "without BN", "", "dash"),
+    ]
+    for i, run in enumerate(panels, start=2):
+        for percentage in sorted(set(percentages) & set(SHOWN_PERCENTAGES)):
             curve = paper.percentile(run.normalization, percentage)
-            add(curve, f"paper, {percentage}th", place, "solid", False)
+            curves.append((curve, f"{percentage}th", str(i), "solid"))
+    return [
+        {
+            "type": "scatter",
+            "x": curve.iloc[:, 0].to_numpy(),
+            "y": curve.iloc[:, 1].to_numpy(),
+            "name": f"paper, {name}" if n else "The paper (digitised)",
+            "uid": style.uid(f"paper {name} {number}"),
+            "legendgroup": "paper",
+            "showlegend": n == 0,
+            "mode": "lines",
+            "line": {"color": style.PAPER_COLOUR, "dash": dash, "width": 1.3},
+            "hoverinfo": "skip",
+            "xaxis": f"x{number}",
+            "yaxis": f"y{number}",
+        }
+        for n, (curve, name, number, dash) in enumerate(curves)
+    ]

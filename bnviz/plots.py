@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-import plotly.graph_objects as go
-
 from bnviz import comparisons, distributions, figures, tables
 from bnviz.captions import labels
 from bnviz.comparisons import Compared, Curve
@@ -17,6 +15,7 @@ from bnviz.distributions import Panel
 from bnviz.downsample import View
 from bnviz.figures import SHOWN_PERCENTAGES
 from bnviz.store import Run
+from bnviz.style import Drawn
 
 Views = Mapping[str, View]
 """What is looked at: the part of each x axis, by plotly's names "x", "x2" and so on."""
@@ -25,11 +24,9 @@ ALL: Views = MappingProxyType({})
 
 
 class Plot(NamedTuple):
-    """A figure with the layout for wide and for narrow screens (the traces are the same), and in
-    words for those who cannot see it."""
+    """A figure, and the same in words for those who cannot see it."""
 
-    wide: go.Figure
-    narrow: go.Figure
+    drawn: Drawn
     alt: str
 
 
@@ -57,13 +54,8 @@ def figure1(
     """The paper's Figure 1 of these runs. For the unit None, the typical one."""
     shown = tables.unit_of(runs, layer, unit)
     data = tables.run_data(runs, layer, shown)
-    wide, narrow = (
-        figures.figure1(
-            data, layer, _unit_title(shown), with_paper=with_paper, stacked=stacked, views=views
-        )
-        for stacked in (False, True)
-    )
-    return Plot(wide, narrow, figures.describe(data, layer, shown or 0))
+    drawn = figures.figure1(data, layer, _unit_title(shown), with_paper=with_paper, views=views)
+    return Plot(drawn, figures.describe(data, layer, shown or 0))
 
 
 def curves(runs: Sequence[Run], options: CurveOptions, views: Views = ALL) -> Plot:
@@ -83,7 +75,7 @@ def curves(runs: Sequence[Run], options: CurveOptions, views: Views = ALL) -> Pl
         target=options.target if options.measure == "test accuracy" else None,
         view=views.get("x"),
     )
-    return Plot(figure, figure, comparisons.describe(lines, options.measure))
+    return Plot(Drawn(figure), comparisons.describe(lines, options.measure))
 
 
 def side_by_side(runs: Sequence[Run], layer: str, unit: int | None, views: Views = ALL) -> Plot:
@@ -96,22 +88,15 @@ def side_by_side(runs: Sequence[Run], layer: str, unit: int | None, views: Views
     data = tables.run_data(runs, layer, shown)
     panels = [Panel(run.label, run.percentiles, run.normalization, run.run_id) for run in data]
     label = f"{layer} {_unit_title(shown)}"
-    wide, narrow = (
-        distributions.small_multiples(
-            panels,
-            label,
-            SHOWN_PERCENTAGES,
-            max(run.steps for run in data),
-            columns=min(len(panels), columns),
-            view=views.get("x"),
-        )
-        for columns in (4, 1)
+    length = max(run.steps for run in data)
+    drawn = distributions.small_multiples(
+        panels, label, SHOWN_PERCENTAGES, length, columns=(4, 1), view=views.get("x")
     )
     words = (
         distributions.describe_bands(panel.table, panel.title, SHOWN_PERCENTAGES)
         for panel in panels
     )
-    return Plot(wide, narrow, f"{label}. {' '.join(words)}")
+    return Plot(drawn, f"{label}. {' '.join(words)}")
 
 
 def compared(runs: Sequence[Run]) -> list[Compared]:

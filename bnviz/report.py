@@ -40,14 +40,14 @@ def report(
     differences = comparisons.differences(data).reset_index()
     parts = [
         Part("Runs", f"All have {captions.shared_settings(runs)}.", _overview(runs)),
-        Part(options.measure.capitalize(), content=plots.curves(runs, options).wide),
+        Part(options.measure.capitalize(), content=plots.curves(runs, options).drawn.figure),
         Part("Steps to an accuracy", "As in the paper's Figure 3.", steps),
     ]
     if len(differences):
         parts.append(Part("What sets them apart", content=differences))
     if layer:
         shown = runs[: distributions.MAX_MULTIPLES]
-        figure = plots.side_by_side(shown, layer, unit).wide
+        figure = plots.side_by_side(shown, layer, unit).drawn.figure
         parts.append(Part("The same unit in each run", captions.probe(shown), figure))
     parts.append(
         Part(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,13 @@ def layout(height: int, bottom: int = 84) -> dict[str, Any]:
     }
 
 
+class Drawn(NamedTuple):
+    """A figure, with the layout of its own for narrow screens and columns where it has one."""
+
+    figure: go.Figure
+    narrow: dict[str, Any] | None = None
+
+
 LOOKS = {"screen": "as on the screen", "column": "paper, one column", "page": "paper, page width"}
 """How a figure that is saved may look."""
 
@@ -108,12 +115,13 @@ PRINT_SCALE = 0.55
 """Of heights and line widths. A figure of 1200 pixels on a screen is half as wide in print."""
 
 
-def in_look(wide: go.Figure, narrow: go.Figure, look: str) -> go.Figure:
+def in_look(drawn: Drawn, look: str) -> go.Figure:
     """The figure in one of LOOKS; for print with the size, the letters and the black axes of a
     paper's figures."""
     if look == "screen":
-        return wide
-    figure = go.Figure(wide.data, (narrow if look == "column" else wide).layout)
+        return drawn.figure
+    narrow = drawn.narrow if look == "column" else None
+    figure = go.Figure(drawn.figure.data, narrow or drawn.figure.layout)
     for trace in figure.select_traces({"type": "scatter"}):
         trace.line.width = (trace.line.width or 0) * PRINT_SCALE
         trace.line.dash = PRINT_DASHES.get(trace.line.dash)
@@ -160,6 +168,11 @@ class Points:
     available: int
     view: View | None = None
 
+    @property
+    def thinned(self) -> bool:
+        """Whether points are left out, here or outside of the part looked at."""
+        return self.view is not None or self.drawn < self.available
+
     def title(self, axis: str) -> str:
         """An axis title that says what is left out."""
         where = " in view" if self.view else ""
@@ -169,7 +182,6 @@ class Points:
 
 
 def thin(
-    figure: go.Figure,
     x: npt.ArrayLike,
     ys: Sequence[npt.ArrayLike],
     limit: int = PLOT_LIMIT,
@@ -177,8 +189,7 @@ def thin(
 ) -> tuple[npt.NDArray[np.int64], Points]:
     """Which points to draw of lines with the same x, and how many these are.
 
-    The same for all lines, about `limit` together: hover compares them. Where some are left out,
-    the figure is marked so that a zoom brings them.
+    The same for all lines, about `limit` together: hover compares them.
 
     Args:
         x: ascending, shape (n,).
@@ -188,7 +199,6 @@ def thin(
     count = len(np.asarray(x))
     if count <= limit:
         return np.arange(count), Points(count, count)
-    figure.update_layout(meta={"thinned": True})
     each = max(10, limit // len(ys))
     kept = reduce(np.union1d, [downsample(x, y, each, view) for y in ys])
     if view is None:
@@ -203,17 +213,15 @@ def points_in_view(x: npt.ArrayLike, kept: npt.NDArray[np.int64], view: View) ->
     return Points(int(inside[kept].sum()), int(inside.sum()), view)
 
 
-def add_line(
-    figure: go.Figure,
-    place: tuple[int, int] | None,
-    x: pd.Series[Any],
-    y: pd.Series[Any],
-    view: View | None = None,
-    **trace: Any,
-) -> Points:
-    """Add a line, downsampled where it is long; x ascending, both (n,)."""
-    keep, points = thin(figure, x, [y], view=view)
-    values = {"x": x.to_numpy()[keep], "y": y.to_numpy()[keep].astype(np.float32), "mode": "lines"}
-    subplot = {"row": place[0], "col": place[1]} if place else {}
-    figure.add_trace(go.Scatter(**{**values, **trace}), **subplot)
-    return points
+def line(
+    x: pd.Series[Any], y: pd.Series[Any], view: View | None = None, **trace: Any
+) -> tuple[dict[str, Any], Points]:
+    """A line's trace, downsampled where it is long; x ascending, both (n,)."""
+    kept, points = thin(x, [y], view=view)
+    values = {"x": x.to_numpy()[kept], "y": y.to_numpy()[kept].astype(np.float32)}
+    return {"type": "scatter", "mode": "lines", **values, **trace}, points
+
+
+def meta(points: Iterable[Points]) -> dict[str, bool] | None:
+    """A layout's mark for the page, where a zoom is to bring more points."""
+    return {"thinned": True} if any(p.thinned for p in points) else None

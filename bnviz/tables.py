@@ -103,7 +103,8 @@ def origin(runs: Sequence[Run]) -> dict[str, Any]:
 
 def _rate_changes(run: Run) -> dict[int, float]:
     """Step to the learning rate set there, where it was changed while training."""
-    changes = run.events().query("name == 'learning_rate'")
+    events = run.events()
+    changes = events[events["name"] == "learning_rate"]
     return dict(zip(changes["step"].tolist(), changes["value"].tolist(), strict=True))
 
 

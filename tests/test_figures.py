@@ -3,13 +3,19 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from bnviz import figures, paper
 from bnviz.config import RunConfig
 from bnviz.downsample import PLOT_LIMIT
-from bnviz.figures import RunData, describe, figure1
+from bnviz.figures import RunData, describe
 from bnviz.schema import GRID
+
+
+def figure1(*arguments, narrow=False, **options):
+    drawn = figures.figure1(*arguments, **options)
+    return go.Figure(drawn.figure.data, drawn.narrow) if narrow else drawn.figure
 
 
 def run_data(label="With BN", normalization="batch", records=5, best=0.95):
@@ -185,7 +191,7 @@ def test_the_description_tells_the_last_values():
 
 def test_narrow_figures_have_the_same_traces():
     wide = figure1([PLAIN, NORMALIZED], "h", "u", with_paper=True)
-    narrow = figure1([PLAIN, NORMALIZED], "h", "u", with_paper=True, stacked=True)
+    narrow = figure1([PLAIN, NORMALIZED], "h", "u", with_paper=True, narrow=True)
     assert [(t.name, t.xaxis) for t in wide.data] == [(t.name, t.xaxis) for t in narrow.data]
     assert narrow.layout.height > wide.layout.height
 

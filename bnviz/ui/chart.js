@@ -39,7 +39,7 @@ function darken(figure) {
 // The figure as it was sent, with the layout that fits the width.
 function parse(chart) {
   const figure = JSON.parse(chart.payload);
-  if (chart.plot.clientWidth < NARROW_PX) figure.layout = figure.narrow;
+  if (figure.narrow && chart.plot.clientWidth < NARROW_PX) figure.layout = figure.narrow;
   return figure;
 }
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import plotly
-import plotly.graph_objects as go
 import streamlit as st
 
 from bnviz import style, tables
@@ -104,13 +103,9 @@ def live(
 
 
 def _drawing(plot: Plot, filename: str, look: str, origin: dict[str, Any]) -> Drawing:
-    figure = json.loads(plot.wide.to_json())
-    payload = {
-        "data": figure["data"],
-        "layout": figure["layout"],
-        "narrow": json.loads(go.Figure(layout=plot.narrow.layout).to_json())["layout"],
-    }
-    saved = "" if look == "screen" else style.in_look(plot.wide, plot.narrow, look).to_json()
+    # The narrow layout goes without plotly.py's checks, which take as long as all the rest.
+    payload = json.loads(plot.drawn.figure.to_json()) | {"narrow": plot.drawn.narrow}
+    saved = "" if look == "screen" else style.in_look(plot.drawn, look).to_json()
     return Drawing(json.dumps(payload), saved, plot.alt, filename, json.dumps(origin))
 
 

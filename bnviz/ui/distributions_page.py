@@ -13,6 +13,7 @@ from bnviz.distributions import Panel
 from bnviz.plots import Plot, Views
 from bnviz.schema import GRID
 from bnviz.store import Run, StoreError
+from bnviz.style import Drawn
 from bnviz.ui import chart, choices, frame, runs
 from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
@@ -121,7 +122,7 @@ def _heatmap(run: Run, layer: str, measure: str) -> chart.Build:
         steps, values = _values(run, layer, measure)
         label = drift.MEASURES[measure].label
         figure = distributions.heatmap(values, steps, label, views.get("x"))
-        return Plot(figure, figure, distributions.describe_heatmap(values, steps, label))
+        return Plot(Drawn(figure), distributions.describe_heatmap(values, steps, label))
 
     return build
 
@@ -133,7 +134,7 @@ def _bands(run: Run, layer: str, unit: int, percentages: list[int]) -> chart.Bui
         kind, length = run.config.model.normalization, run.config.training.steps
         view = views.get("x")
         figure = distributions.bands(table, label, kind, percentages, length, view)
-        return Plot(figure, figure, distributions.describe_bands(table, label, percentages))
+        return Plot(Drawn(figure), distributions.describe_bands(table, label, percentages))
 
     return build
 
@@ -200,7 +201,7 @@ def _at_one_step(run: Run, layer: str, unit: int) -> None:
             span=(float(table["p0"].min()), float(table["p100"].max())),
         )
         words = f"Cumulative distribution of {layer} unit {unit} at step {step:,}."
-        return Plot(figure, figure, words)
+        return Plot(Drawn(figure), words)
 
     name = f"distribution-{layer}-unit{unit}-step{step}"
     chart.live("one_step", (run.version(), name), build, [run], name)
@@ -261,18 +262,14 @@ def _many_units(run: Run, layer: str, percentages: list[int]) -> None:
         panels = [
             Panel(f"unit {unit}", rows, kind, str(unit)) for unit, rows in data().groupby("unit")
         ]
-        wide, narrow = (
-            distributions.small_multiples(
-                panels,
-                f"{run.config.label}: {layer}",
-                percentages,
-                run.config.training.steps,
-                columns=columns,
-                view=views.get("x"),
-            )
-            for columns in (4, 2)
+        drawn = distributions.small_multiples(
+            panels,
+            f"{run.config.label}: {layer}",
+            percentages,
+            run.config.training.steps,
+            view=views.get("x"),
         )
-        return Plot(wide, narrow, f"Percentiles of {len(panels)} units of {layer}.")
+        return Plot(drawn, f"Percentiles of {len(panels)} units of {layer}.")
 
     def draw() -> None:
         version = (run.version(), layer, tuple(percentages))

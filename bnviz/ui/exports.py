@@ -109,9 +109,7 @@ def _set_look(key: str) -> None:
 
 
 def _figure(build: Build, filename: str, format: str, look: str, chosen: Sequence[Run]) -> bytes:
-    plot = build({})
-    origin = stored.origin(chosen)
-    return figure_files.to_file(plot.wide, plot.narrow, filename, format, look, origin)
+    return figure_files.to_file(build({}).drawn, filename, format, look, stored.origin(chosen))
 
 
 def _data(table: Table, format: str, chosen: Sequence[Run]) -> bytes:

@@ -127,11 +127,8 @@ def _empty(setup: controls.Setup) -> None:
     layer = next((list(config.model.layers)[-1] for config in setup.runs.values()), "")
 
     def build(views: Views) -> Plot:
-        wide, narrow = (
-            figures.figure1(data, layer, "typical unit", with_paper=True, stacked=stacked)
-            for stacked in (False, True)
-        )
-        return Plot(wide, narrow, "The paper's Figure 1, digitised.")
+        drawn = figures.figure1(data, layer, "typical unit", with_paper=True)
+        return Plot(drawn, "The paper's Figure 1, digitised.")
 
     version = tuple(map(str, setup.runs.values()))
     chart.live("figure1", version, build, [], "figure1-paper")

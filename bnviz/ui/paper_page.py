@@ -101,12 +101,9 @@ def _start(preset: Preset) -> None:
 def _theirs(preset: Preset) -> chart.Build:
     def build(views: Views) -> Plot:
         data = [figures.not_started(config) for config in preset.runs.values()]
-        wide, narrow = (
-            figures.figure1(data, "last hidden layer,", "one unit", with_paper=True, stacked=s)
-            for s in (False, True)
-        )
+        drawn = figures.figure1(data, "last hidden layer,", "one unit", with_paper=True)
         words = "test accuracy, and percentiles of one unit without and with BN."
-        return Plot(wide, narrow, f"The paper's Figure 1: {words}")
+        return Plot(drawn, f"The paper's Figure 1: {words}")
 
     return build
 

@@ -15,6 +15,7 @@ from bnviz.plots import Plot, Views
 from bnviz.processes import true_status
 from bnviz.status import ACTIVE, State
 from bnviz.store import Run, StoreError
+from bnviz.style import Drawn
 from bnviz.sweeps import Result
 from bnviz.ui import chart, choices, frame, runs
 from bnviz.ui.exports import Table, exports
@@ -195,7 +196,7 @@ def _figure(chosen: list[Run], against: str) -> chart.Build:
     def build(views: Views) -> Plot:
         results = _results(chosen)
         figure = sweeps.figure(results, against)
-        return Plot(figure, figure, sweeps.describe(results))
+        return Plot(Drawn(figure), sweeps.describe(results))
 
     return build
 
