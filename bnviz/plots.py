@@ -53,7 +53,8 @@ def figure1(
 ) -> Plot:
     """The paper's Figure 1 of these runs. For the unit None, the typical one."""
     shown = tables.unit_of(runs, layer, unit)
-    data = tables.run_data(runs, layer, shown)
+    ordered = sorted(runs, key=lambda run: run.config.model.normalization == "batch")
+    data = tables.run_data(ordered, layer, shown, figures.MAX_PANELS)
     drawn = figures.figure1(data, layer, _unit_title(shown), with_paper=with_paper, views=views)
     return Plot(drawn, figures.describe(data, layer, shown or 0))
 

@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,14 @@ def write_status(paths: RunPaths, status: Status, *, durable: bool = False) -> N
     write_aside(paths.status, status.model_dump_json(indent=2) + "\n", durable=durable)
 
 
+@dataclass(frozen=True)
+class _Selection:
+    """Some rows of a table: as they were read of each part, and all of them, sorted."""
+
+    parts: dict[Path, pa.Table]
+    rows: pd.DataFrame
+
+
 class Run:
     """A run directory, read. Parts never change, so what was read of one is kept.
 
@@ -112,7 +121,7 @@ class Run:
         self.damaged: set[Path] = set()
         """Parts that could not be read; what they held is missing from the tables."""
         self._config: RunConfig | None = None
-        self._cache: dict[tuple[Any, ...], dict[Path, pa.Table]] = {}
+        self._cache: dict[tuple[Any, ...], _Selection] = {}
         self._lock = threading.Lock()
 
     @property
@@ -144,11 +153,11 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """The metrics table, sorted by step."""
-        return self._read("metrics", None).to_pandas()
+        return self._read("metrics", None)
 
     def events(self) -> pd.DataFrame:
         """The events table, sorted by step."""
-        return self._read("events", None).to_pandas()
+        return self._read("events", None)
 
     def percentiles(
         self,
@@ -172,7 +181,7 @@ class Run:
             filters.append(("unit", "=", unit))
         if steps is not None:
             filters.append(("step", "in", tuple(sorted(steps))))
-        return self._read("percentiles", filters or None).to_pandas()
+        return self._read("percentiles", filters or None)
 
     def grid(self, layer: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """All stored percentiles of a layer: steps (records,), values (records, units, GRID).
@@ -210,11 +219,12 @@ class Run:
         parts = (part for name in TABLES for part in live_parts(self.paths.table(name)))
         return (self.run_id, *(part.path.name for part in parts))
 
-    def _read(self, name: str, filters: list[tuple[str, str, Any]] | None) -> pa.Table:
+    def _read(self, name: str, filters: list[tuple[str, str, Any]] | None) -> pd.DataFrame:
         folder = self.paths.table(name)
         selection = (name, *(filters or ()))
         with self._lock:
-            known = self._cache.pop(selection, {})
+            cached = self._cache.pop(selection, None)
+            known = cached.parts if cached else {}
             tables: dict[Path, pa.Table] = {}
             vanished: set[Path] = set()
             # A part that is gone was merged since it was listed: its rows are in another, so list
@@ -234,13 +244,14 @@ class Run:
                         complete = False
             self.damaged |= vanished.intersection(listed)
             tables = {path: tables[path] for path in listed if path in tables}
-            self._cache[selection] = tables
+            if cached is None or list(tables) != list(known):
+                keys = [(key, "ascending") for key in SORT_KEYS[name]]
+                whole = pa.concat_tables([TABLES[name].empty_table(), *tables.values()])
+                cached = _Selection(tables, whole.sort_by(keys).to_pandas())
+            self._cache[selection] = cached
             while len(self._cache) > self.CACHED_SELECTIONS:
                 self._cache.pop(next(iter(self._cache)))
-        if not tables:
-            return TABLES[name].empty_table()
-        keys = [(key, "ascending") for key in SORT_KEYS[name]]
-        return pa.concat_tables(tables.values()).sort_by(keys)
+        return cached.rows.copy(deep=False)  # pandas copies what the caller changes
 
     def _read_or_note(self, path: Path, filters: list[tuple[str, str, Any]] | None) -> pa.Table:
         try:

@@ -39,8 +39,11 @@ def unit_of(runs: Sequence[Run], layer: str, unit: int | None) -> int | None:
     return typical_unit_of(runs, layer) if unit is None else unit
 
 
-def run_data(runs: Sequence[Run], layer: str, unit: int | None) -> list[RunData]:
-    """What `bnviz.figures` draws of these runs, for one unit; for None, no unit's rows."""
+def run_data(
+    runs: Sequence[Run], layer: str, unit: int | None, panels: int | None = None
+) -> list[RunData]:
+    """What `bnviz.figures` draws of these runs, for one unit; for None, no unit's rows. Reads the
+    percentiles of the first `panels` runs alone, where that is given."""
     return [
         RunData(
             run.run_id,
@@ -49,10 +52,12 @@ def run_data(runs: Sequence[Run], layer: str, unit: int | None) -> list[RunData]
             run.config.model.nonlinearity,
             run.config.training.steps,
             run.metrics(),
-            PERCENTILES.empty_table().to_pandas() if unit is None else run.percentiles(layer, unit),
+            PERCENTILES.empty_table().to_pandas()
+            if unit is None or (panels is not None and i >= panels)
+            else run.percentiles(layer, unit),
             run.events(),
         )
-        for run, label in zip(runs, labels(runs), strict=True)
+        for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True))
     ]
 
 

@@ -323,7 +323,14 @@ def held(monkeypatch):
     monkeypatch.setattr(queue, "slots", lambda root: {"cpu": 0, "cuda": 0})
 
 
+def open_more(app, run_id):
+    app.session_state[f"more-{run_id}"] = True
+    app.run()
+
+
 def click(app, action, run_id):
+    if action in ("retry", "copy", "delete"):
+        open_more(app, run_id)
     app.button(key=f"{action}-{run_id}").click().run()
     app.run()  # the rest of the page follows
     assert not app.exception
@@ -366,6 +373,31 @@ def test_started_again_the_new_run_is_shown_beside(page, root, held):
     assert store.open_run(root / shown[1]).config == store.open_run(root / run_id).config
 
 
+def test_started_again_with_one_setting_changed(page, root, held):
+    run_id = recorded(root, 1, "none")
+    before = store.open_run(root / run_id).config
+    app = page()
+    open_more(app, run_id)
+    start, rate = f"start-changed-{run_id}", f"to-{run_id}-optimizer.learning_rate"
+    assert app.button(key=start).disabled  # nothing is changed yet
+    assert app.text_input(key=rate).label == "instead of 0.15"
+    for wrong in ("1000", "fast", "-1"):
+        app.text_input(key=rate).set_value(wrong).run()
+        assert "must be a number above 0 and at most 100" in texts(app.error).replace("\\", "")
+        assert app.button(key=start).disabled
+    app.text_input(key=rate).set_value("0.5").run()
+    app.button(key=start).click().run()
+    app.run()
+    assert not app.exception
+    [new] = [r for r in store.list_run_ids(root) if r != run_id]
+    changed = {"optimizer.learning_rate": 0.5}
+    assert store.open_run(root / new).config == before.replace(changed)
+    assert app.multiselect(key="runs").value == [run_id, new]
+    app.selectbox(key=f"change-{run_id}").set_value("model.nonlinearity").run()
+    app.text_input(key=f"to-{run_id}-model.nonlinearity").set_value("tanh").run()
+    assert "must be one of sigmoid, relu" in texts(app.error).replace("\\", "")
+
+
 def test_settings_are_copied_to_the_controls_and_what_has_none_is_said(page, root):
     run_id = recorded(root, 1, "none")
     app = page()
@@ -380,6 +412,7 @@ def test_settings_are_copied_to_the_controls_and_what_has_none_is_said(page, roo
 def test_the_learning_rate_of_a_running_run_is_changed(page, root):
     run_id = recorded(root, 1, "batch", State.RUNNING, **alive())
     app = page()
+    open_more(app, run_id)
     app.number_input(key=f"rate-{run_id}").set_value(0.02)
     app.button(key=f"set-{run_id}").click().run()
     assert (root / run_id / "control" / "learning_rate").read_text() == "0.02"

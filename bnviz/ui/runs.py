@@ -124,8 +124,10 @@ def _row(run: Run, name: str, status: Status, place: int | None) -> None:
             cancelling = jobs.CANCEL in asked and has_process(status) and not hangs
             label = "Cancelling" if cancelling else "Cancel"
             _button(run, "cancel", label, jobs.cancel, "stop", cancelling)
-        with st.popover("More", key=f"more-{run.run_id}"):
-            _more(run, status)
+        more = st.popover("More", key=f"more-{run.run_id}", on_change="rerun")
+        if more.open:  # what nobody sees would make each tick longer
+            with more:
+                _more(run, status)
 
 
 def _button(
