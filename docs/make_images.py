@@ -1,7 +1,7 @@
 """Take the screenshots in `docs/images/` from real runs: `make images`.
 
-Trains the preset `figure1` in full (two to three minutes on two cores), or shows the newest runs
-below a root given as the argument.
+Trains the presets `figure1` and `lr-sweep` in full (some five minutes on two cores), or shows the
+newest runs below a root given as the argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ SHOTS = (
     ("lab.png", "?paper=true", 1400, 880, "light"),
     ("lab-dark.png", "?paper=true", 1400, 880, "dark"),
     ("lab-narrow.png", "", 420, 1400, "light"),
-    ("compare.png", "compare?target=0.95", 1400, 1000, "light"),
+    ("compare.png", "compare", 1400, 1880, "light"),
+    ("sweeps.png", "sweeps", 1400, 1150, "light"),
     ("distributions.png", "distributions", 1400, 1250, "light"),
     ("paper.png", "paper", 1400, 1350, "light"),
 )
@@ -50,8 +51,9 @@ def main() -> None:
         IMAGES.mkdir(exist_ok=True)
         root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch) / "runs"
         if not root.exists():
-            train = [sys.executable, "-m", "bnviz", "run", "figure1", "--root", str(root)]
-            subprocess.run(train, cwd=PROJECT, check=True)
+            for preset in ("lr-sweep", "figure1"):  # the newest runs are shown at first
+                train = [sys.executable, "-m", "bnviz", "run", preset, "--root", str(root)]
+                subprocess.run(train, cwd=PROJECT, check=True)
         server = Server(root)
         try:
             for name, query, width, height, scheme in SHOTS:

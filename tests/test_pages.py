@@ -101,6 +101,11 @@ def test_addresses_with_wrong_values_leave_the_page_usable(page, root, name):
 def test_a_right_address_needs_no_words(page, root, name):
     run_id = recorded(root, 1, "none")
     right = {"smooth": "0.50", "target": "0.9", "logx": "true", "measure": "test loss"}
+    right |= {
+        "x": "step",
+        "drift": "shift of the median",
+        "percentages": ["15", "50", "85"],
+    }  # defaults
     right |= {"dlayer": "hidden1", "of": run_id, "run": run_id, "dunit": "2", "at_step": "1"}
     assert not page(name, **right).warning
 
@@ -152,7 +157,7 @@ def test_runs_are_found_by_words_state_and_archive(root):
     assert found("without bn", [], False) == {plain}
     assert found("(best", [], False) == {tagged}
     assert found("nothing", [], False) == set()
-    assert found("", ["PAUSED"], True) == {hidden}
+    assert found("", ["paused"], True) == {hidden}
 
 
 def test_the_page_shows_what_matches_and_counts(page, root):
@@ -163,7 +168,7 @@ def test_the_page_shows_what_matches_and_counts(page, root):
     assert "1 of 2 runs, 0 active." in texts(app.caption)
     app.text_input(key="search").set_value("").run()
     assert list(app.dataframe[0].value["state"]) == ["paused", "completed"]
-    app.multiselect(key="columns").set_value(["name", "run_id"]).run()
+    app.multiselect(key="columns").set_value(["Name", "Id"]).run()
     assert list(app.dataframe[0].value.columns) == ["name", "run_id"]
     assert all(button.disabled for button in app.button)  # nothing is selected
 

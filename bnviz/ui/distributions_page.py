@@ -20,13 +20,13 @@ from bnviz.ui.text import literal
 
 PLAY_TICK_S = 0.4
 
-WORDS = {
-    "median_shift": "shift of the median",
-    "spread_change": "change of the spread",
-    "distance_from_first": "distance from the start",
-    "distance_from_previous": "distance from the record before",
-    "saturated_fraction": "saturated share",
-    "dead": "dead units",
+MEASURES = {
+    "shift of the median": "median_shift",
+    "change of the spread": "spread_change",
+    "distance from the start": "distance_from_first",
+    "distance from the record before": "distance_from_previous",
+    "saturated share": "saturated_fraction",
+    "dead units": "dead",
 }
 
 
@@ -71,13 +71,13 @@ def _view(run: Run) -> tuple[str, int, str, list[int]]:
         )
         measure = st.selectbox(
             "Drift",
-            list(drift.MEASURES),
+            list(MEASURES),
             key="drift",
             bind="query-params",
-            format_func=WORDS.__getitem__,
             width=300,
             help="  \n".join(
-                f"**{WORDS[name]}**: {one.explanation}" for name, one in drift.MEASURES.items()
+                f"**{words}**: {drift.MEASURES[name].explanation}"
+                for words, name in MEASURES.items()
             ),
         )
         percentages = st.multiselect(
@@ -89,7 +89,7 @@ def _view(run: Run) -> tuple[str, int, str, list[int]]:
             placeholder="choose some",
             help="The paper draws the 15th, 50th and 85th. All of these are stored, exactly.",
         )
-    return layer, int(unit), measure, sorted(percentages) or [50]
+    return layer, int(unit), MEASURES[measure], sorted(percentages) or [50]
 
 
 def _draw(run: Run, layer: str, unit: int, measure: str, percentages: list[int]) -> None:

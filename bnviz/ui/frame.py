@@ -51,13 +51,20 @@ def checked_address(page: str) -> Iterator[None]:
     opened.add(page)
     yield
     for key, values in asked.items():
-        now = st.query_params.get_all(key)
+        now = st.query_params.get_all(key) or _shown(key)  # a default leaves the address
         if key != "run" and not _same(values, now):
             wanted, shown = (literal(", ".join(texts)[:80]) for texts in (values, now))
             instead = f"the page takes {shown}" if shown else "the page takes its default"
             top.warning(
                 f"The address asks for {literal(key)} = {wanted}, which cannot be; {instead}."
             )
+
+
+def _shown(key: str) -> list[str]:
+    """The value of a widget as an address has it."""
+    value = st.session_state.get(key)
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    return [str(item) for item in values]
 
 
 def _same(values: Sequence[str], others: Sequence[str]) -> bool:

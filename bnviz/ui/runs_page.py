@@ -55,6 +55,9 @@ SHOWN_AT_FIRST = (
 )
 
 
+LABELS = {str(column.get("label")): name for name, column in COLUMNS.items()}
+
+
 def page() -> None:
     frame.title("Runs")
     root = store.default_root()
@@ -99,22 +102,20 @@ def _filters() -> tuple[str, list[str], bool, list[str]]:
         )
         states = st.multiselect(
             "States",
-            [state.value for state in State],
+            [state.value.lower() for state in State],
             key="states",
             bind="query-params",
             placeholder="all",
-            format_func=str.lower,
         )
         columns = st.multiselect(
             "Columns",
-            list(COLUMNS),
-            default=list(SHOWN_AT_FIRST),
+            list(LABELS),
+            default=[label for label, name in LABELS.items() if name in SHOWN_AT_FIRST],
             key="columns",
             bind="query-params",
-            format_func=lambda name: str(COLUMNS[name].get("label")),
         )
         archived = st.toggle("Archived ones, too", key="archived", bind="query-params")
-    return search or "", states, archived, columns
+    return search or "", states, archived, [LABELS[label] for label in columns]
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -130,7 +131,7 @@ def matching(table: pd.DataFrame, search: str, states: Sequence[str], archived: 
     for word in search.lower().split():
         keep &= text.str.contains(word, regex=False)
     if states:
-        keep &= table["state"].isin(states)
+        keep &= table["state"].str.lower().isin(states)
     return keep if archived else keep & ~table["archived"]
 
 
