@@ -47,9 +47,23 @@ def shared_settings(runs: Sequence[Run]) -> str:
         and (path in ALWAYS_TOLD or value != defaults[path])
         and all(values[path] == value for values in flat)
     ]
-    if any((run.events()["name"] == "learning_rate").any() for run in runs):
-        settings.append("learning rate changed while training (dotted lines)")
     return ", ".join(settings)
+
+
+def rate_changes(runs: Sequence[Run]) -> str:
+    """Which of these runs had another learning rate from some step on; "" where none had."""
+    changes = []
+    for run, name in zip(runs, labels(runs), strict=True):
+        events = run.events()
+        for event in events[events["name"] == "learning_rate"].to_dict("records"):
+            changes.append(f"{name}: {event['value']:g} from step {event['step']:,} on")
+    return f"Learning rate changed while training: {'; '.join(changes)}." if changes else ""
+
+
+def about(runs: Sequence[Run], *, of_percentiles: bool = True) -> str:
+    """The text below a figure of these runs."""
+    texts = [f"{shared_settings(runs)}.", probe(runs) if of_percentiles else "", rate_changes(runs)]
+    return " ".join(filter(None, texts))
 
 
 def probe(runs: Sequence[Run]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -81,7 +82,9 @@ def over_seeds(runs: Sequence[Compared]) -> list[list[Compared]]:
 
 
 def mean_curve(group: Sequence[Compared], measure: str, x_axis: str) -> Curve:
-    """Mean, minimum and maximum of a group at the steps that all of its runs have recorded."""
+    """Mean, minimum and maximum of a group at the steps that all of its runs have recorded; a run
+    that has recorded nothing is left out."""
+    group = [run for run in group if len(_rows(run, measure))] or group[:1]
     curves = [curve(run, measure, x_axis) for run in group]
     if len(curves) == 1:
         return curves[0]
@@ -90,8 +93,10 @@ def mean_curve(group: Sequence[Compared], measure: str, x_axis: str) -> Curve:
     rows = [np.searchsorted(own, common) for own in steps]
     values = np.stack([c.y[kept] for c, kept in zip(curves, rows, strict=True)])  # (runs, steps)
     x = np.stack([c.x[kept] for c, kept in zip(curves, rows, strict=True)])
+    seeds = {run.settings["training.seed"] for run in group}
+    of = "seeds" if len(seeds) == len(group) else "runs"
     return Curve(
-        f"{_common_label(group)}, mean of {len(group)} seeds",
+        f"{_common_label(group)}, mean of {len(group)} {of}",
         curves[0].normalization,
         "-".join(run.run_id for run in group),
         x.mean(axis=0),
@@ -202,7 +207,7 @@ def figure(
             identity = {"legendgroup": c.uid, "uid": f"{c.uid}-raw"}
             raw, _ = style.line(x, y, view, showlegend=False, **identity, **faint)
             traces.append(raw)
-            y = pd.Series(smooth(y.to_numpy(), smoothing))
+            y = pd.Series(smooth(c.y, smoothing)[usable])
         trace, points = style.line(
             x,
             y,
@@ -211,11 +216,16 @@ def figure(
             line=line,
             legendgroup=c.uid,
             uid=c.uid,
-            hovertemplate="%{y:.4f} at %{x:,.4~r}",
+            hovertemplate=f"%{{y:.4f}} at %{{x:{',' if x_axis == 'step' else ',.4~r'}}}",
         )
         traces.append(trace)
         drawn.append(points)
-    total = style.Points(sum(p.drawn for p in drawn), sum(p.available for p in drawn), view)
+    total = style.Points(
+        sum(points.drawn for points in drawn),
+        sum(points.available for points in drawn),
+        view,
+        any(points.thinned for points in drawn),
+    )
     words = measure + (f", smoothed ({smoothing:g})" if smoothing else "")
     scene = f"{measure} {x_axis} {log_x} {log_y}"  # a zoom lasts as long as the axes mean the same
     mark = {"color": style.PAPER_COLOUR, "width": 1, "dash": "dot"}
@@ -227,17 +237,15 @@ def figure(
             "meta": style.meta(drawn),
             "shapes": [] if target is None else [{**ends, "line": mark}],
             "xaxis": {
-                "title": {"text": total.title(X_AXES[x_axis])},
                 "type": "log" if log_x else "linear",
                 "tickformat": "~s",
                 "uirevision": scene,
-                **style.axis(),
+                **style.axis(total.title(X_AXES[x_axis])),
             },
             "yaxis": {
-                "title": {"text": words},
                 "type": "log" if log_y else "linear",
                 "uirevision": scene,
-                **style.axis(),
+                **style.axis(words),
             },
         },
     )
@@ -259,8 +267,9 @@ def _rows(run: Compared, measure: str) -> pd.DataFrame:
 
 
 def _common_label(group: Sequence[Compared]) -> str:
-    """A group's name: the label of its first run without the seed, by which labels tell it."""
-    parts = group[0].label.split(", ")
+    """A group's name: the label of its first run without the seed and the end of the run id, by
+    which labels tell runs apart."""
+    parts = re.sub(r" \([0-9a-f]{6}\)$", "", group[0].label).split(", ")
     return ", ".join(part for part in parts if not part.startswith("seed "))
 
 

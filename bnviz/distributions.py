@@ -80,16 +80,8 @@ def bands(
             **style.layout(444, bottom=56),
             "meta": style.meta([points]),
             "annotations": [{"text": label, "showarrow": False, "font": {"size": 14}, **title}],
-            "xaxis": {
-                "title": {"text": points.title("step")},
-                "range": [0, steps],
-                **_step_axis(),
-            },
-            "yaxis": {
-                "title": {"text": _value_title(percentages)},
-                "uirevision": label,
-                **style.axis(),
-            },
+            "xaxis": {"range": [0, steps], **_step_axis(points.title("step"))},
+            "yaxis": {"uirevision": label, **style.axis(_value_title(percentages))},
         },
     )
 
@@ -219,11 +211,10 @@ def heatmap(
     """
     records, units = values.shape
     kept = _columns(0, records)
-    points = style.Points(len(kept), records)
-    if view is not None and points.thinned:
+    if view is not None:
         inside = in_view(np.asarray(steps), view)
         kept = np.union1d(kept, _columns(inside.start, inside.stop))
-        points = style.points_in_view(steps, kept, view)
+    points = style.count_points(steps, kept, view)
     x, y = np.asarray(steps, dtype=np.int64)[kept], np.arange(units)
     finite = values[np.isfinite(values)]
     limit = float(np.abs(finite).max(initial=0)) or 1.0
@@ -248,8 +239,8 @@ def heatmap(
         )
     )
     title = points.title("step").replace("points", "records")
-    figure.update_xaxes(title_text=title, showgrid=False, **_step_axis())
-    figure.update_yaxes(title_text="unit", showgrid=False, **style.axis())
+    figure.update_xaxes(showgrid=False, **_step_axis(title))
+    figure.update_yaxes(showgrid=False, **style.axis("unit"))
     figure.update_layout(style.layout(444, bottom=56), meta=style.meta([points]))
     figure.update_layout(hovermode="closest", plot_bgcolor=MISSING_COLOUR)
     return figure
@@ -286,8 +277,8 @@ def distribution_at(
             showlegend=True,
             hovertemplate="%{y:.0%} of examples up to %{x:.6~g}",
         )
-    figure.update_xaxes(title_text="pre-activation", range=span, **style.axis())
-    figure.update_yaxes(title_text="share of examples", tickformat=".0%", **style.axis())
+    figure.update_xaxes(range=span, **style.axis("pre-activation"))
+    figure.update_yaxes(tickformat=".0%", **style.axis("share of examples"))
     figure.update_layout(style.layout(444))
     figure.update_layout(hovermode="closest")
     return figure
@@ -373,5 +364,5 @@ def _value_title(percentages: Sequence[int]) -> str:
     return f"{counted} of the pre-activation"
 
 
-def _step_axis() -> dict[str, Any]:
-    return {"tickformat": "~s", "hoverformat": ",d", **style.axis()}
+def _step_axis(title: str = "") -> dict[str, Any]:
+    return {"tickformat": "~s", "hoverformat": ",d", **style.axis(title)}

@@ -39,27 +39,26 @@ def export(
     layer = layer or list(runs[0].layers)[-1]
     for run in runs:
         run.check_unit(layer, unit)
-    if unit is None:
-        unit = tables.typical_unit_of(runs, layer)
-    if unit is None:
+    unit = tables.unit_of(runs, layer, unit)
+    needs_unit = "percentiles" in what or set(formats) & set(figure_files.FORMATS)
+    if unit is None and needs_unit:
         raise StoreError(f"no percentiles of {layer} are recorded yet, so there is no such figure")
     make = {
-        "percentiles": lambda: tables.percentiles_table(runs, layer, unit),
+        "percentiles": lambda: tables.percentiles_table(runs, layer, unit or 0),
         "accuracy": lambda: tables.accuracy_table(runs),
     }
     names = {"percentiles": f"percentiles-{layer}-unit{unit}", "accuracy": "accuracy"}
-    source = tables.origin(runs)
     contents: dict[str, bytes] = {}
     for format in formats:
         if write := tables.WRITERS.get(format):
             for name in what:
-                contents[f"{names[name]}.{format}"] = write(make[name](), source)
+                contents[f"{names[name]}.{format}"] = write(make[name](), tables.origin(runs))
         elif format == REPORT:
             contents["report.html"] = report(runs, layer, unit)
         else:
             drawn = plots.figure1(runs, layer, unit).drawn
             name = f"figure1-{layer}-unit{unit}"
-            content = figure_files.to_file(drawn, name, format, look, source)
+            content = figure_files.to_file(drawn, name, format, look, tables.origin(runs))
             contents[f"{name}.{format}"] = content
     try:
         directory.mkdir(parents=True, exist_ok=True)

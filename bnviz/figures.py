@@ -178,22 +178,20 @@ def _axes(
             "range": [0, longest],
             "tickformat": "~s",
             "hoverformat": ",d",
-            "title": {"text": points[i].title("step")},
-            **style.axis(),
+            **style.axis(points[i].title("step")),
         }
+        title = f"{names} percentile of the {shown_input}" if i == 1 or stacked else ""
         axes[f"yaxis{number}"] = {
             "domain": domain if stacked else [0, 1],
             "anchor": f"x{number}",
-            **style.axis(),
+            **style.axis(title if i else ""),
         }
         if i == 0:
             floor = 0.0 if min(reached, default=1.0) < ACCURACY_FLOOR else ACCURACY_FLOOR
             axes["yaxis"] |= {"range": [floor, 1.0], "tickformat": ".2~f"}
             continue
-        title = f"{names} percentile of the {shown_input}" if i == 1 or stacked else ""
         axes[f"yaxis{number}"] |= {
             "autorange": True,
-            "title": {"text": title},
             "matches": "y2" if i > 1 else None,
             "uirevision": scene,
         }

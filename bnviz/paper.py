@@ -9,6 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+CITATION = (
+    "curves digitised from Figure 1 of Ioffe & Szegedy, Batch Normalization, 2015, "
+    "arXiv:1502.03167v3"
+)
+
 STEPS = 50_000
 """Length of the paper's MNIST runs. Panels (b) and (c) have no x ticks; that their axis spans these
 steps is an assumption."""

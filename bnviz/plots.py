@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-from bnviz import comparisons, distributions, figures, tables
-from bnviz.captions import labels
+from bnviz import captions, comparisons, distributions, figures, tables
 from bnviz.comparisons import Compared, Curve
 from bnviz.config import TRAIN_EXAMPLES
 from bnviz.distributions import Panel
@@ -101,16 +100,19 @@ def side_by_side(runs: Sequence[Run], layer: str, unit: int | None, views: Views
 
 
 def compared(runs: Sequence[Run]) -> list[Compared]:
-    """What the comparison needs of each run."""
+    """What the comparison needs of each run. A learning rate changed while training counts as a
+    setting."""
+    changes = [captions.rate_changes([run]).rpartition(": ")[2] for run in runs]
+    changed = [{"learning rate": text or "not changed"} if any(changes) else {} for text in changes]
     return [
         Compared(
             run.run_id,
             label,
             run.metrics(),
-            run.config.flat(),
+            run.config.flat() | more,
             TRAIN_EXAMPLES[run.config.data.dataset] / run.config.training.batch_size,
         )
-        for run, label in zip(runs, labels(runs), strict=True)
+        for run, label, more in zip(runs, captions.labels(runs), changed, strict=True)
     ]
 
 

@@ -39,7 +39,11 @@ def report(
     steps.columns = ["run", f"steps to {target:g}", "times fewer", "best accuracy", "at step"]
     differences = comparisons.differences(data).reset_index()
     parts = [
-        Part("Runs", f"All have {captions.shared_settings(runs)}.", _overview(runs)),
+        Part(
+            "Runs",
+            f"All have {captions.shared_settings(runs)}. {captions.rate_changes(runs)}",
+            _overview(runs),
+        ),
         Part(options.measure.capitalize(), content=plots.curves(runs, options).drawn.figure),
         Part("Steps to an accuracy", "As in the paper's Figure 3.", steps),
     ]
@@ -53,7 +57,8 @@ def report(
         Part(
             "To train them again",
             "Save what a run unfolds as NAME.toml, then: python -m bnviz run NAME.toml. The same "
-            "versions on the same device give the same numbers.",
+            "versions on the same device give the same numbers; learning rates changed while "
+            "training must be changed again.",
         )
     )
     parts += [Part(code_title=run.run_id, code=experiment(run)) for run in runs]

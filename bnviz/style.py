@@ -22,10 +22,11 @@ COLOURS = {
 """With BN blue, without black, as in the paper; lighter and darker for further runs."""
 
 DASHES = {
-    "batch": ("solid", "solid", "longdashdot", "longdashdot"),
-    "none": ("dash", "dash", "dot", "dot"),
+    "batch": ("solid", "longdashdot"),
+    "none": ("dash", "dot"),
 }
-"""Two runs of one dash differ in lightness, so that all are told apart in black and white."""
+"""Of each kind. Two runs of one dash differ in lightness, so that the first four of a kind are told
+apart in black and white, and eight in colour; further ones look like these."""
 
 PAPER_COLOUR = "#D55E00"
 
@@ -39,8 +40,9 @@ def lines(normalizations: Sequence[str]) -> list[dict[str, Any]]:
     chosen = []
     for normalization in normalizations:
         shades, dashes = COLOURS[normalization], DASHES[normalization]
-        n = seen[normalization] % len(shades)
-        chosen.append({"color": shades[n], "dash": dashes[n], "width": 2})
+        n = seen[normalization]
+        dash = dashes[(n // 2 + n // 4) % 2]
+        chosen.append({"color": shades[n % 4], "dash": dash, "width": 2})
         seen[normalization] += 1
     return chosen
 
@@ -51,17 +53,16 @@ def faint(colour: str, opacity: float = 0.18) -> str:
     return f"rgba({red}, {green}, {blue}, {opacity})"
 
 
-def axis() -> dict[str, Any]:
-    """Properties of every axis."""
+def axis(title: str = "") -> dict[str, Any]:
+    """Properties of every axis, as plotly.js has them: some layouts go there as they are."""
     return {
+        "title": {"text": title, "standoff": 6, "font": {"size": 13}},
         "showline": True,
         "mirror": True,
         "linecolor": "rgba(128, 128, 128, 0.6)",
         "gridcolor": GRID_COLOUR,
         "zeroline": False,
         "ticks": "inside",
-        "title_standoff": 6,
-        "title_font_size": 13,
     }
 
 
@@ -140,7 +141,9 @@ def in_look(drawn: Drawn, look: str) -> go.Figure:
     figure.update_yaxes(**axis)
     for title in (axis.title for axis in figure.select_yaxes()):
         title.text = (title.text or "").partition(" of the ")[0]  # the rest would not fit
-    figure.update_annotations(font_size=PRINT_PX)
+    for note in figure.layout.annotations:
+        note.font.size = PRINT_PX
+        note.xshift, note.yshift = (note.xshift or 0) * 0.75, (note.yshift or 0) * 0.65
     figure.update_traces(
         {"colorbar": {"title_font_size": PRINT_PX, "thickness": 8}}, {"type": "heatmap"}
     )
@@ -167,18 +170,17 @@ class Points:
     drawn: int
     available: int
     view: View | None = None
-
-    @property
-    def thinned(self) -> bool:
-        """Whether points are left out, here or outside of the part looked at."""
-        return self.view is not None or self.drawn < self.available
+    thinned: bool = False
+    """Whether points are left out, here or outside of the part looked at."""
 
     def title(self, axis: str) -> str:
         """An axis title that says what is left out."""
+        if not self.thinned:
+            return axis
         where = " in view" if self.view else ""
         if self.drawn < self.available:
             return f"{axis} ({self.drawn:,} of {self.available:,} points{where})"
-        return f"{axis} (all {self.available:,} points{where})" if self.view else axis
+        return f"{axis} (all {self.available:,} points{where})"
 
 
 def thin(
@@ -197,20 +199,22 @@ def thin(
         view: the part of x looked at, for its own limit.
     """
     count = len(np.asarray(x))
-    if count <= limit:
-        return np.arange(count), Points(count, count)
-    each = max(10, limit // len(ys))
-    kept = reduce(np.union1d, [downsample(x, y, each, view) for y in ys])
-    if view is None:
-        return kept, Points(len(kept), count)
-    return kept, points_in_view(x, kept, view)
+    kept = np.arange(count)
+    if count > limit:
+        each = max(10, limit // len(ys))
+        kept = reduce(np.union1d, [downsample(x, y, each, view) for y in ys])
+    return kept, count_points(x, kept, view)
 
 
-def points_in_view(x: npt.ArrayLike, kept: npt.NDArray[np.int64], view: View) -> Points:
-    """How many of the points are within a view, and how many of those are kept."""
+def count_points(x: npt.ArrayLike, kept: npt.NDArray[np.int64], view: View | None) -> Points:
+    """How many of the points are there and how many of them are kept, in the view if there is
+    one."""
     positions = np.asarray(x)
+    thinned = len(kept) < len(positions)
+    if view is None:
+        return Points(len(kept), len(positions), None, thinned)
     inside = (positions >= view[0]) & (positions <= view[1])
-    return Points(int(inside[kept].sum()), int(inside.sum()), view)
+    return Points(int(inside[kept].sum()), int(inside.sum()), view, thinned)
 
 
 def line(

@@ -118,8 +118,8 @@ def figure(results: Sequence[Result], against: str) -> go.Figure:
     values = swept(results).get(against, [])
     wide = numeric and min(values, default=0) > 0 and max(values) / min(values) >= 10
     name = against.rpartition(".")[2].replace("_", " ")
-    fig.update_xaxes(title_text=name, type="log" if wide else None, **style.axis())
-    fig.update_yaxes(title_text="test accuracy", range=[0, 1], **style.axis())
+    fig.update_xaxes(type="log" if wide else None, **style.axis(name))
+    fig.update_yaxes(range=[0, 1], **style.axis("test accuracy"))
     fig.update_layout(**style.layout(444))
     fig.update_layout(hovermode="closest")
     return fig

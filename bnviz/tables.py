@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bnviz import paper
 from bnviz.captions import labels
 from bnviz.figures import RunData
 from bnviz.percentiles import typical_unit
@@ -86,9 +87,13 @@ def percentiles_table(runs: Sequence[Run], layer: str, unit: int) -> pd.DataFram
     return pd.concat(frames, ignore_index=True)
 
 
-def origin(runs: Sequence[Run]) -> dict[str, Any]:
+def origin(runs: Sequence[Run], *, with_paper: bool = False) -> dict[str, Any]:
     """What a file must carry to say where it comes from: runs, configurations, versions, units,
-    date."""
+    date, and what is missing. Made after what is in the file: damage shows when it is read.
+
+    Args:
+        with_paper: the file has numbers of the paper's, too.
+    """
     units = {
         field.name: field.metadata[b"unit"].decode()
         for schema in TABLES.values()
@@ -103,6 +108,11 @@ def origin(runs: Sequence[Run]) -> dict[str, Any]:
         "units": units,
         "runs": {run.run_id: run.config.model_dump(mode="json") for run in runs},
         "learning_rate_changes": {run.run_id: _rate_changes(run) for run in runs},
+        "damaged_and_left_out": {
+            run.run_id: sorted(f"{part.parent.name}/{part.name}" for part in run.damaged)
+            for run in runs
+        },
+        **({"paper": paper.CITATION} if with_paper else {}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -61,7 +62,7 @@ class Part:
     code_title: str = ""
     code: str = ""
 
-    @property
+    @cached_property
     def html(self) -> Markup | None:
         if isinstance(self.content, go.Figure):
             # plotly.py escapes what could end its script.
@@ -71,11 +72,9 @@ class Part:
                 )
             )
         if isinstance(self.content, pd.DataFrame):
-            return Markup(
-                self.content.to_html(
-                    index=False, border=0, na_rep="–", float_format="{:.4g}".format
-                )
-            )
+            known = self.content.astype(object).where(self.content.notna(), "–")
+            # Which escapes.
+            return Markup(known.to_html(index=False, border=0, float_format="{:.4g}".format))
         return None
 
 
@@ -85,6 +84,7 @@ def render(title: str, parts: Sequence[Part], origin: dict[str, Any]) -> bytes:
     made = origin["versions"]
     source = f"Made by bnviz {made['bnviz']} with PyTorch {made['torch']}, {origin['exported_at']}"
     source += "".join(f", {run_id}" for run_id in origin["runs"])
+    source += f". With {origin['paper']}" if "paper" in origin else ""
     template = Environment(autoescape=True).from_string(_PAGE)
     page = template.render(
         title=title,

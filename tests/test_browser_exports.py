@@ -108,6 +108,7 @@ def assert_origin(text, runs):
         assert origin["runs"][run.run_id] == run.config.model_dump(mode="json")
     assert set(origin["versions"]) == {"bnviz", "python", "torch", "platform"}
     assert origin["exported_at"]
+    assert origin.get("paper") is None or not runs
 
 
 def assert_unit(table, runs, layer, unit):
@@ -255,7 +256,11 @@ def test_the_files_of_a_sweep_and_of_the_paper(page, server, runs, complaints): 
     [(name, curves)] = tables(files).items()
     assert name == "figure1-paper"
     assert set(curves["figure"]) == {"fig1a", "fig1b_without_bn", "fig1c_with_bn"}
-    assert_images(saved(page, "paper_chart"), [])
+    images = saved(page, "paper_chart")
+    assert_images(images, [])
+    assert all(b"1502.03167" in image for image in images.values())
+    assert b"1502.03167" in files["figure1-paper.html"]
+    assert b"1502.03167" in files["figure1-paper.csv"]
     assert complaints() == []
 
 

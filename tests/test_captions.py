@@ -1,8 +1,9 @@
 import pytest
 
-from bnviz import captions, store
+from bnviz import captions, plots, store
 from bnviz.config import RunConfig
 from bnviz.store import Run
+from bnviz.trace import TraceWriter
 
 
 @pytest.fixture
@@ -53,3 +54,17 @@ def test_the_probe_is_told_as_it_is(run):
     other = run("d", trace__probe="minibatch")
     assert "the next minibatch of 60, another at each step" in captions.probe([other])
     assert "in different ways" in captions.probe([plain, other])
+
+
+def test_a_learning_rate_that_was_changed_is_told_with_its_run_and_step(run):
+    changed, kept = run("a", model__normalization="none"), run("b")
+    writer = TraceWriter(changed.paths)
+    writer.add_event(step=1200, name="learning_rate", value=0.02, wall_time_s=1.0)
+    writer.flush()
+    said = "Learning rate changed while training: Without BN: 0.02 from step 1,200 on."
+    assert captions.rate_changes([changed, kept]) == said
+    assert captions.about([changed, kept]).endswith(said)
+    assert captions.rate_changes([kept]) == ""
+    first, second = plots.compared([changed, kept])
+    assert first.settings["learning rate"] == "0.02 from step 1,200 on."
+    assert second.settings["learning rate"] == "not changed"

@@ -130,3 +130,53 @@ def test_long_curves_are_downsampled_and_say_so():
 def test_nothing_to_draw_is_an_empty_figure(measure):
     figure = comparisons.figure([], measure, "step")
     assert len(figure.data) == 0
+
+
+def test_a_run_that_has_recorded_nothing_does_not_hide_the_others():
+    a = run("a", label="With BN, seed 1", training__seed=1)
+    b = run("b", label="With BN, seed 2", training__seed=2)
+    waiting = run("c", (), (), label="With BN, seed 3", training__seed=3)
+    curve = comparisons.mean_curve([waiting, a, b], "test accuracy", "step")
+    assert curve.label == "With BN, mean of 2 seeds"
+    np.testing.assert_array_equal(curve.y, [0.1, 0.5, 0.9])
+    assert len(comparisons.mean_curve([waiting], "test accuracy", "step").y) == 0
+
+
+def test_repeated_runs_are_no_seeds_of_their_own():
+    twice = [run(name, label=f"With BN ({name})") for name in ("aaaaaa", "bbbbbb")]
+    curve = comparisons.mean_curve(twice, "test accuracy", "step")
+    assert curve.label == "With BN, mean of 2 runs"
+
+
+def curves(*lengths):
+    return [
+        comparisons.curve(
+            run(f"r{n}", np.linspace(0.1, 0.9, n), np.arange(n) * 10), "test accuracy", "step"
+        )
+        for n in lengths
+    ]
+
+
+def test_the_points_in_view_are_counted_over_long_and_short_lines():
+    def title(view):
+        figure = comparisons.figure(curves(5_000, 100), "test accuracy", "step", view=view)
+        return figure.layout.xaxis.title.text
+
+    assert title((100.0, 200.0)) == "step (all 22 points in view)"
+    assert title((10_000.0, 11_000.0)) == "step (all 101 points in view)"
+    assert title(None).endswith(" of 5,100 points)")
+
+
+def test_a_logarithmic_axis_changes_no_smoothed_value():
+    for log_x in (False, True):
+        figure = comparisons.figure(
+            [comparisons.curve(run(), "test accuracy", "step")],
+            "test accuracy",
+            "step",
+            smoothing=0.9,
+            log_x=log_x,
+        )
+        line = pd.Series(figure.data[-1].y, figure.data[-1].x)
+        expected = comparisons.smooth(np.array([0.1, 0.5, 0.9]), 0.9)
+        np.testing.assert_allclose(line[[100, 200]], expected[1:], rtol=1e-6)
+        assert "at %{x:,}" in figure.data[-1].hovertemplate  # every step in full

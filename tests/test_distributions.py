@@ -157,6 +157,28 @@ def test_narrow_small_multiples_differ_in_the_layout_alone():
     assert drawn.figure.layout.xaxis.domain[1] < 0.25 < narrow.layout.xaxis.domain[1]
 
 
+def test_up_to_eight_runs_of_a_kind_have_lines_of_their_own():
+    for kind in style.COLOURS:
+        lines = [(line["color"], line["dash"]) for line in style.lines([kind] * 8)]
+        assert len(set(lines)) == 8
+        assert {dash for _, dash in lines[:2]} != {dash for _, dash in lines[2:4]}
+    assert not set(style.DASHES["batch"]) & set(style.DASHES["none"])
+
+
+def test_in_print_the_titles_around_panels_stay_within_the_margins():
+    drawn = distributions.small_multiples(panels({7: table(), 8: table()}), "h", (50,), 50)
+    for look in ("column", "page"):
+        figure = style.in_look(drawn, look)
+        margin = figure.layout.margin
+        outer = [note for note in figure.layout.annotations if note.xref == "paper"]
+        assert len(outer) == 3
+        for note in outer:
+            letters = note.font.size
+            assert -margin.l + letters / 2 <= (note.xshift or 0)
+            assert -margin.b + letters / 2 <= (note.yshift or 0) <= margin.t - letters / 2
+    assert style.in_look(drawn, "screen") is drawn.figure
+
+
 def test_small_multiples_are_thinned_and_say_so():
     tables = {unit: table(3_000, unit) for unit in range(2)}
     figure = small_multiples(panels(tables), "h", (15, 50, 85), 30_000)

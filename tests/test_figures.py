@@ -152,6 +152,20 @@ def test_a_long_trace_is_thinned_and_says_so():
     assert figure.layout.xaxis2.title.text == f"step ({drawn:,} of 5,000 points)"
 
 
+def keys(value):
+    if isinstance(value, dict):
+        return {*value, *(key for part in value.values() for key in keys(part))}
+    return {key for part in value for key in keys(part)} if isinstance(value, list) else set()
+
+
+def test_the_layout_for_narrow_screens_is_as_plotly_js_has_it():
+    """It goes there without plotly.py, which would resolve names such as title_standoff."""
+    narrow = figures.figure1([PLAIN, NORMALIZED], "h", "u").narrow
+    assert not {key for key in keys(narrow) if key.startswith("title_")}
+    assert narrow["xaxis"]["title"] == {"text": "step", "standoff": 6, "font": {"size": 13}}
+    assert "percentile" in narrow["yaxis2"]["title"]["text"]
+
+
 def test_zooming_into_a_panel_brings_its_points_and_no_others():
     long = run_data(records=5_000)
     step = long.percentiles["step"].to_numpy()
@@ -163,6 +177,10 @@ def test_zooming_into_a_panel_brings_its_points_and_no_others():
     np.testing.assert_array_equal(drawn.y[seen], long.percentiles["p50"][1000:1101])
     assert figure.layout.xaxis2.title.text == "step (all 101 points in view)"
     assert figure.layout.xaxis.title.text.endswith("of 5,000 points)")
+    assert figure.layout.meta == {"thinned": True}
+    short = figure1([run_data()], "hidden3", "unit 7", views={"x2": (0.0, 3.0)})
+    assert short.layout.xaxis2.title.text == "step"  # nothing is left out of it
+    assert short.layout.meta is None
 
 
 def test_the_accuracy_axis_shows_a_run_that_never_rises():

@@ -1,7 +1,9 @@
 """The pages Runs, Compare and Distributions in each of their states, by Streamlit's own harness."""
 
 import json
+import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -11,6 +13,7 @@ from bnviz.about import change_about, read_about
 from bnviz.index import Index
 from bnviz.status import RunError, State
 from bnviz.store import StoreError, open_run
+from bnviz.trace import TraceWriter
 from bnviz.ui import runs_page
 
 from .test_lab import alive, recorded, texts
@@ -239,6 +242,44 @@ def test_drift_bands_and_one_step_of_a_run(page, root):
     assert len(charts(app)) == 4
     app.multiselect(key="percentages").set_value([5, 95]).run()
     assert not app.exception
+
+
+def test_the_unit_is_chosen_when_there_is_something_to_choose_by(page, root):
+    run_id = recorded(root, 1, "none", State.RUNNING, records=0, **alive())
+    app = page("distributions_page", of=run_id)
+    assert "Nothing is recorded yet" in texts(app.info)
+    assert not charts(app)
+    assert "dunit" not in app.query_params
+    shutil.rmtree(root / run_id)
+    recorded(root, 1, "none", State.RUNNING, **alive())
+    app.run()
+    assert app.selectbox(key="dunit").value == "2"  # the typical one
+    assert len(charts(app)) == 3
+
+
+def test_a_damaged_part_hides_no_other(page, root):
+    run_id = recorded(root, 1, "none")
+    run = open_run(root / run_id)
+    writer = TraceWriter(run.paths, from_step=3)
+    grid = np.zeros((5, len(store.GRID_COLUMNS)))
+    for step in (3, 4):
+        writer.add_percentiles(step, "hidden2", grid[:, 0], grid[:, 0], grid)
+    writer.flush()
+    first, _ = sorted(run.paths.table("percentiles").iterdir())
+    first.write_bytes(b"garbage")
+    for name in ("distributions_page", "compare_page"):
+        app = page(name, of=run_id, run=run_id, layer="hidden2", unit="1")
+        assert f"Cannot read {run.paths.table('percentiles') / first.name}" in texts(
+            app.warning
+        ).replace("\\", "")
+        drawn = [t for f in charts(app) for t in f["data"] if t.get("uid", "").endswith("p50")]
+        assert drawn
+
+
+def test_an_absurd_step_in_the_address_is_no_error(page, root):
+    run_id = recorded(root, 1, "none")
+    app = page("distributions_page", of=run_id, at_step="9" * 5000)
+    assert app.select_slider(key="at_step").value == 0
 
 
 def test_all_percentiles_of_a_layer_in_one_array(root):

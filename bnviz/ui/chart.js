@@ -29,8 +29,11 @@ function isDark(element) {
 }
 
 function darken(figure) {
-  for (const trace of figure.data) {
-    if (trace.line) trace.line.color = DARK[trace.line.color] ?? trace.line.color;
+  const marks = [...(figure.layout.shapes ?? []), ...(figure.layout.annotations ?? [])];
+  for (const part of [...figure.data, ...marks]) {
+    for (const ink of [part.line, part.marker, part.font]) {
+      if (ink?.color) ink.color = DARK[ink.color] ?? ink.color;
+    }
   }
   figure.layout.font.color = DARK["#222222"];
   figure.layout.hoverlabel = { bgcolor: "#262730" };
@@ -86,7 +89,7 @@ function reportView(chart) {
     }
   }
   const text = JSON.stringify(view);
-  if (text === (chart.reportedView ?? "{}")) return;
+  if (text === chart.reportedView) return;
   chart.reportedView = text;
   chart.reportState("view", view);
 }
@@ -109,8 +112,11 @@ function fit(chart) {
 
 // Saves what is seen (the current zoom), on white, in the look chosen.
 async function save(chart, format) {
+  if (!chart.drawnWidth) return;  // there is nothing yet
   const Plotly = await loadPlotly(chart.plotlyUrl);
   const figure = chart.saved ? JSON.parse(chart.saved) : parse(chart);
+  const origin = JSON.stringify({ ...JSON.parse(chart.origin),
+                                  exported_at: new Date().toISOString() });
   for (const [name, axis] of Object.entries(chart.plot.layout)) {
     if (/^[xy]axis\d*$/.test(name) && figure.layout[name]) {
       figure.layout[name].range = axis.range;
@@ -121,8 +127,7 @@ async function save(chart, format) {
   const url = await Plotly.toImage(figure, { format, height: figure.layout.height,
     width: figure.layout.width ?? chart.plot.clientWidth, scale: chart.saved ? 300 / 96 : 2 });
   const image = await (await fetch(url)).blob();
-  const named = format === "svg" ? await svgWith(image, chart.origin)
-                                 : await pngWith(image, chart.origin);
+  const named = format === "svg" ? await svgWith(image, origin) : await pngWith(image, origin);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(named);
   link.download = `${chart.filename}.${format}`;
@@ -164,13 +169,16 @@ export default function (component) {
     chart = { root, plot: root.querySelector(".plot"), payload: null };
     charts.set(root, chart);
     for (const button of root.querySelectorAll("button")) {
-      button.onclick = () => save(chart, button.dataset.format);
+      button.onclick = () => save(chart, button.dataset.format).catch((error) => {
+        window.alert("The figure cannot be saved: " + error.message);
+      });
     }
     new ResizeObserver(() => fit(chart)).observe(chart.plot);
   }
   chart.reportClick = setTriggerValue;
   chart.reportState = setStateValue;
   chart.saved = data.saved;
+  chart.reportedView ??= JSON.stringify(data.views);  // what an older mount has told
   chart.plot.dataset.look = data.saved ? "print" : "screen";
   chart.origin = data.origin;
   chart.plotlyUrl = new URL(data.plotly_url, document.baseURI).href;

@@ -84,6 +84,7 @@ def live(
     runs: Sequence[Run],
     filename: str,
     on_click: Callable[[list[float]], None] | None = None,
+    with_paper: bool = False,
 ) -> None:
     """Show a figure of some runs; called again, update it where there is something new to draw.
 
@@ -92,19 +93,23 @@ def live(
         version: changes when, and only when, the figure does; the zoom is no part of it.
         filename: of saved images, without extension.
         on_click: called with the customdata of a point that is clicked.
+        with_paper: the figure has the paper's curves, too.
     """
     views, look = _views(key), st.session_state.get("look", "screen")
     now = (version, filename, tuple(sorted(views.items())), look)
     kept = st.session_state.setdefault("charts", {})
     if kept.get(key, (None,))[0] != now:
-        origin = tables.origin(runs)
-        kept[key] = now, _drawing(build(views), filename, look, origin)
-    _show(kept[key][1], key, on_click)
+        plot = build(views)
+        origin = tables.origin(runs, with_paper=with_paper)
+        kept[key] = now, _drawing(plot, filename, look, origin)
+    _show(kept[key][1], views, key, on_click)
 
 
 def _drawing(plot: Plot, filename: str, look: str, origin: dict[str, Any]) -> Drawing:
     # The narrow layout goes without plotly.py's checks, which take as long as all the rest.
-    payload = json.loads(plot.drawn.figure.to_json()) | {"narrow": plot.drawn.narrow}
+    # The uids tell plotly.js which line is which when others come and go.
+    figure = json.loads(plot.drawn.figure.to_json(remove_uids=False))
+    payload = figure | {"narrow": plot.drawn.narrow}
     saved = "" if look == "screen" else style.in_look(plot.drawn, look).to_json()
     return Drawing(json.dumps(payload), saved, plot.alt, filename, json.dumps(origin))
 
@@ -121,13 +126,15 @@ def _views(key: str) -> dict[str, View]:
     return views
 
 
-def _show(drawing: Drawing, key: str, on_click: Callable[[list[float]], None] | None) -> None:
+def _show(
+    drawing: Drawing, views: Views, key: str, on_click: Callable[[list[float]], None] | None
+) -> None:
     def clicked() -> None:
         point = getattr(st.session_state.get(key), "clicked", None)
         if on_click and isinstance(point, list) and all(type(v) in (int, float) for v in point):
             on_click(point)
 
-    data = {**asdict(drawing), "plotly_url": _plotly_url()}
+    data = {**asdict(drawing), "views": views, "plotly_url": _plotly_url()}
     _component(key=key, data=data, on_clicked_change=clicked, on_view_change=lambda: None)
 
 

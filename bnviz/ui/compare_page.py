@@ -108,7 +108,7 @@ def _draw(chosen: list[Run], options: CurveOptions, baseline: str) -> None:
     version = (*(run.version() for run in chosen), options)
     build = _curves(chosen, options)
     chart.live("compare_chart", version, build, chosen, _filename(options))
-    st.caption(literal(captions.shared_settings(chosen)))
+    st.caption(literal(captions.about(chosen, of_percentiles=False)))
     _steps(chosen, options.target or 0.0, baseline)
 
 

@@ -40,6 +40,9 @@ def page() -> None:
     if run is None:
         return
     layer, unit, measure, percentages = _view(run)
+    if unit is None:
+        frame.watch(_wait, [run], run, layer)
+        return
     frame.watch(_draw, [run], run, layer, unit, measure, percentages)
     with st.container(horizontal=True):
         _exports(run, layer, unit, measure, percentages)
@@ -54,21 +57,14 @@ def _choose(run_ids: list[str]) -> Run | None:
     return runs.readable(choices.select("Run", run_ids, "of", default, choices.name))
 
 
-def _view(run: Run) -> tuple[str, int, str, list[int]]:
+def _view(run: Run) -> tuple[str, int | None, str, list[int]]:
+    """Layer, unit (None before the first record), measure of drift, percentiles."""
     layers = list(run.layers)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         layer = st.selectbox(
             "Layer", layers, index=len(layers) - 1, key="dlayer", bind="query-params", width=160
         )
-        units = [str(unit) for unit in range(run.layers[layer])]
-        unit = choices.select(
-            "Unit",
-            units,
-            "dunit",
-            str(tables.typical_unit_of([run], layer) or 0),
-            width=120,
-            help="At first the typical one, whose spread at step 0 is the median of the layer.",
-        )
+        unit = _unit(run, layer)
         measure = st.selectbox(
             "Drift",
             list(MEASURES),
@@ -89,14 +85,37 @@ def _view(run: Run) -> tuple[str, int, str, list[int]]:
             placeholder="choose some",
             help="The paper draws the 15th, 50th and 85th. All of these are stored, exactly.",
         )
-    return layer, int(unit), MEASURES[measure], sorted(percentages) or [50]
+    return layer, unit, MEASURES[measure], sorted(percentages) or [50]
+
+
+def _unit(run: Run, layer: str) -> int | None:
+    if not _recorded(run, layer):
+        return None  # which unit is typical, nobody knows yet
+    return int(
+        choices.select(
+            "Unit",
+            [str(unit) for unit in range(run.layers[layer])],
+            "dunit",
+            str(tables.typical_unit_of([run], layer) or 0),
+            width=120,
+            help="At first the typical one, whose spread at step 0 is the median of the layer.",
+        )
+    )
+
+
+def _recorded(run: Run, layer: str) -> bool:
+    return len(run.percentiles(layer, 0)) > 0
+
+
+def _wait(run: Run, layer: str) -> None:
+    if _recorded(run, layer):
+        st.rerun()
+    runs.progress_rows([run], captions.labels([run]))
+    st.info("Nothing is recorded yet; the first points come within seconds of the start.")
 
 
 def _draw(run: Run, layer: str, unit: int, measure: str, percentages: list[int]) -> None:
     runs.progress_rows([run], captions.labels([run]))
-    if not len(run.spread_at_start(layer)):
-        st.info("Nothing is recorded yet; the first points come within seconds of the start.")
-        return
     version = (run.version(), layer)
     st.caption(drift.MEASURES[measure].explanation + " Click a cell to open that unit.")
     chart.live(
@@ -114,7 +133,7 @@ def _draw(run: Run, layer: str, unit: int, measure: str, percentages: list[int])
         [run],
         f"percentiles-{layer}-unit{unit}",
     )
-    st.caption(literal(f"{captions.shared_settings([run])}. {captions.probe([run])}"))
+    st.caption(literal(captions.about([run])))
 
 
 def _heatmap(run: Run, layer: str, measure: str) -> chart.Build:
@@ -217,7 +236,8 @@ def _step(steps: list[int]) -> int:
     """The step to show, chosen on a slider that can play."""
     wanted = st.session_state.get("at_step", st.query_params.get("at_step", steps[0]))
     if wanted not in steps:
-        near = int(wanted) if str(wanted).isdecimal() else steps[0]
+        typed = str(wanted)
+        near = int(typed) if typed.isdecimal() and len(typed) < 12 else steps[0]
         wanted = min(steps, key=lambda step: abs(step - near))
     playing = st.session_state.get("play", False)
     if playing:

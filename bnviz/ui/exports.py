@@ -29,10 +29,11 @@ NO_BROWSER = (
 @dataclass(frozen=True)
 class Table:
     """Data to download: file name without extension, and what makes the table when it is asked
-    for."""
+    for; whether it has the paper's numbers, too."""
 
     filename: str
     make: Callable[[], pd.DataFrame]
+    with_paper: bool = False
 
 
 def exports(
@@ -42,6 +43,7 @@ def exports(
     build: Build,
     tables: Mapping[str, Table],
     label: str = "Export",
+    with_paper: bool = False,
 ) -> None:
     """A button that unfolds the downloads. Not for the inside of a fragment that ticks: the page's
     files are made anew each time it is drawn, and a download of the older one would fail.
@@ -52,12 +54,14 @@ def exports(
         filename: of the figure, without extension.
         build: as for `chart.live`.
         tables: by the name on the button.
+        with_paper: the figure has the paper's curves, too.
     """
     with st.popover(label, icon=":material/download:", key=f"export-{key}"):
+        look = st.session_state.get("look", "screen")
+        st.session_state.setdefault(f"look-{key}", look)
         st.segmented_control(
             "Look of the figure, also of its PNG and SVG",
             list(style.LOOKS),
-            default=st.session_state.get("look", "screen"),
             format_func=style.LOOKS.__getitem__,
             key=f"look-{key}",
             required=True,
@@ -66,7 +70,6 @@ def exports(
             help="The looks for a paper are 3.25 and 6.75 inches wide, white, and readable in "
             "black and white.",
         )
-        look = st.session_state.get("look", "screen")
         no_browser = None if figure_files.browser() else NO_BROWSER
         with st.container(horizontal=True):
             for format, text, problem in (
@@ -75,7 +78,7 @@ def exports(
             ):
                 st.download_button(
                     text,
-                    partial(_figure, build, filename, format, look, chosen),
+                    partial(_figure, build, filename, format, look, chosen, with_paper),
                     f"{filename}.{format}",
                     MIME[format],
                     on_click="ignore",
@@ -108,9 +111,14 @@ def _set_look(key: str) -> None:
             st.session_state[other] = look
 
 
-def _figure(build: Build, filename: str, format: str, look: str, chosen: Sequence[Run]) -> bytes:
-    return figure_files.to_file(build({}).drawn, filename, format, look, stored.origin(chosen))
+def _figure(
+    build: Build, filename: str, format: str, look: str, chosen: Sequence[Run], with_paper: bool
+) -> bytes:
+    drawn = build({}).drawn
+    origin = stored.origin(chosen, with_paper=with_paper)
+    return figure_files.to_file(drawn, filename, format, look, origin)
 
 
 def _data(table: Table, format: str, chosen: Sequence[Run]) -> bytes:
-    return stored.WRITERS[format](table.make(), stored.origin(chosen))
+    rows = table.make()
+    return stored.WRITERS[format](rows, stored.origin(chosen, with_paper=table.with_paper))

@@ -94,12 +94,21 @@ def _tick(
         st.rerun()  # drawn alone after an action that has changed more than this part
     try:
         draw(*arguments)
+        _name_damaged(followed)
         ended = live and runs.quiet_for_s(followed) > SETTLED_S
     except StoreError as error:  # damaged or removed while it is looked at
         st.error(literal(str(error)), icon=":material/error:")
         return
     if ended:
         st.rerun()  # stop ticking
+
+
+def _name_damaged(followed: Sequence[Run]) -> None:
+    for part in sorted(set().union(*(run.damaged for run in followed))):
+        st.warning(
+            f"Cannot read {literal(str(part))}: the points that it held are missing here.",
+            icon=":material/broken_image:",
+        )
 
 
 def _messages() -> None:

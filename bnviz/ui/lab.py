@@ -108,8 +108,10 @@ def _start() -> None:
 
 def _empty(setup: controls.Setup) -> None:
     st.markdown(INTRODUCTION)
+    count = {1: "One run", 2: "Two runs"}.get(len(setup.runs), f"{len(setup.runs)} runs")
+    what = "Figure 1" if setup.preset.name == "figure1" else count.lower()
     st.button(
-        "Start Figure 1",
+        f"Start {what}",
         type="primary",
         icon=":material/play_arrow:",
         on_click=_start,
@@ -118,9 +120,8 @@ def _empty(setup: controls.Setup) -> None:
     )
     if setup.runs:
         steps = max(config.training.steps for config in setup.runs.values())
-        count = "Two runs" if len(setup.runs) == 2 else "One run"
         st.caption(
-            f"{count} of {steps:,} steps; 50,000 take a minute or two on two CPU cores. "
+            f"{count} of {steps:,} steps; two of 50,000 take a minute or two on two CPU cores. "
             "The first points come within seconds. Below is what the paper measured."
         )
     data = [figures.not_started(config) for config in setup.runs.values()]
@@ -131,7 +132,7 @@ def _empty(setup: controls.Setup) -> None:
         return Plot(drawn, "The paper's Figure 1, digitised.")
 
     version = tuple(map(str, setup.runs.values()))
-    chart.live("figure1", version, build, [], "figure1-paper")
+    chart.live("figure1", version, build, [], "figure1-paper", with_paper=True)
 
 
 def _view(chosen: list[Run]) -> tuple[str, int | None, bool]:
@@ -165,15 +166,11 @@ def _show_runs(chosen: list[Run], layer: str, unit: int | None, with_paper: bool
         )
     version = (*(run.version() for run in chosen), layer, shown, with_paper)
     build = _figure(chosen, layer, unit, with_paper)
-    chart.live("figure1", version, build, chosen, f"figure1-{_filename(layer, shown)}")
-    st.caption(literal(f"{captions.shared_settings(chosen)}. {captions.probe(chosen)}"))
+    name = f"figure1-{_filename(layer, shown)}"
+    chart.live("figure1", version, build, chosen, name, with_paper=with_paper)
+    st.caption(literal(captions.about(chosen)))
     if with_paper and (note := _paper_differs(chosen, layer)):
         st.caption(note)
-    for part in sorted(set().union(*(run.damaged for run in chosen))):
-        st.warning(
-            f"Cannot read {literal(str(part))}: the points that it held are missing here.",
-            icon=":material/broken_image:",
-        )
 
 
 def _paper_differs(chosen: list[Run], layer: str) -> str:
@@ -196,4 +193,5 @@ def _export(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -
         "Accuracy": Table("accuracy", lambda: tables.accuracy_table(chosen)),
     }
     build = _figure(chosen, layer, unit, with_paper)
-    exports("figure1", chosen, f"figure1-{_filename(layer, unit)}", build, data)
+    name = f"figure1-{_filename(layer, unit)}"
+    exports("figure1", chosen, name, build, data, with_paper=with_paper)

@@ -50,9 +50,10 @@ def page() -> None:
     )
     preset = find_preset("figure1")
     st.subheader("The paper's, digitised from its vector graphics", anchor=False)
-    chart.live("paper_chart", (preset.name,), _theirs(preset), [], "figure1-paper")
-    digitised = {"Curves": Table("figure1-paper", paper.digitised)}
-    exports("paper_chart", [], "figure1-paper", _theirs(preset), digitised)
+    name, build = "figure1-paper", _theirs(preset)
+    chart.live("paper_chart", (preset.name,), build, [], name, with_paper=True)
+    digitised = {"Curves": Table(name, paper.digitised, with_paper=True)}
+    exports("paper_chart", [], name, build, digitised, with_paper=True)
     st.subheader("Ours", anchor=False)
     ours = latest_pair(preset)
     if ours:
@@ -124,7 +125,7 @@ def _export(pair: list[Run]) -> None:
     data = {
         "Percentiles": Table("percentiles-typical-unit", percentiles),
         "Accuracy": Table("accuracy", lambda: tables.accuracy_table(pair)),
-        "Comparison": Table("accuracy-paper-and-ours", lambda: accuracies(pair)),
+        "Comparison": Table("accuracy-paper-and-ours", lambda: accuracies(pair), with_paper=True),
     }
     exports("ours_chart", pair, "figure1-ours", _ours(pair), data)
 
@@ -133,7 +134,7 @@ def _draw(pair: list[Run]) -> None:
     runs.progress_rows(pair, captions.labels(pair))
     version = tuple(run.version() for run in pair)
     chart.live("ours_chart", version, _ours(pair), pair, "figure1-ours")
-    st.caption(literal(f"{captions.shared_settings(pair)}. {captions.probe(pair)}"))
+    st.caption(literal(captions.about(pair)))
     table = accuracies(pair)
     st.dataframe(
         table,
