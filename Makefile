@@ -9,7 +9,7 @@ run: $(VENV)/.installed
 	$(BIN)/python -m bnviz dashboard
 
 test: $(VENV)/.installed-dev browser check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from bnviz import data, jobs, processes, queue
 from bnviz.config import RunConfig
 from bnviz.store import Run, list_run_ids, open_run
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)  # however busy it is
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

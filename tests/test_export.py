@@ -102,7 +102,7 @@ def assert_names_its_origin(origin, runs):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_images_name_their_origin_and_have_the_width_of_their_look(pair, tmp_path):
     formats = ["png", "svg", "pdf"]
-    for look, inches in (("screen", 12.5), ("column", 3.25), ("page", 6.75)):
+    for look, inches in (("screen", 12.5), ("page", 6.75)):
         png, svg, pdf = export.export(pair, tmp_path / look, [], formats, look=look)
         picture = Image.open(png)
         scale = 2 if look == "screen" else 300 / 96

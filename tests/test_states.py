@@ -90,13 +90,13 @@ class Runs(RuleBasedStateMachine):
     @rule(run=runs)
     def pause(self, run):
         self.attempt(jobs.pause, run, ACTIVE)
-        state = jobs.wait_until_finished(run, 10) if has_process(run.status) else self.state(run)
+        state = jobs.wait_until_finished(run, 60) if has_process(run.status) else self.state(run)
         assert state not in ACTIVE
 
     @rule(run=runs)
     def cancel(self, run):
         self.attempt(jobs.cancel, run, UNFINISHED)
-        state = jobs.wait_until_finished(run, 10) if has_process(run.status) else self.state(run)
+        state = jobs.wait_until_finished(run, 60) if has_process(run.status) else self.state(run)
         assert state not in ACTIVE
 
     @rule(run=runs)
@@ -125,7 +125,7 @@ class Runs(RuleBasedStateMachine):
         except StoreError:
             assert has_process(run.status)
             jobs.cancel(run)
-            jobs.wait_until_finished(run, 10)
+            jobs.wait_until_finished(run, 60)
             jobs.delete(run)
         del self.recorded[run.run_id]
         assert jobs.deleted(self.root) == [run.run_id]
