@@ -300,9 +300,11 @@ def pack_runs(
     to: Annotated[Path, typer.Option(help="The zip file to write.")],
     root: Root = None,
 ) -> None:
-    """Write whole runs into one zip file, which `import` opens on another machine."""
+    """Write whole runs and their figures into one zip file, which `import` opens on another
+    machine."""
     with _plain_errors():
-        bundle.pack([_find(root, run_id) for run_id in run_ids], to)
+        runs = [_find(root, run_id) for run_id in run_ids]
+        bundle.pack(runs, to, exporting.bundle_figures(runs))
         print(to)
 
 

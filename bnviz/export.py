@@ -69,3 +69,14 @@ def export(
             f"cannot write to {directory}: {error.strerror}; choose another folder with --to"
         ) from error
     return [directory / name for name in contents]
+
+
+def bundle_figures(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Figure 1 and the report of some runs, to go along when they are packed: HTML files by name;
+    none where the runs have no layer in common."""
+    layers = [layer for layer in runs[0].layers if all(layer in run.layers for run in runs)]
+    if not layers:
+        return {}
+    drawn = plots.figure1(runs, layers[-1], None).drawn
+    figure = figure_files.to_file(drawn, "figure1", "html", "screen", tables.origin(runs))
+    return {"figure1.html": figure, "comparison.html": report(runs, layers[-1], None)}

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import zipfile
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,6 +18,7 @@ from bnviz import drift
 from bnviz.about import change_about
 from bnviz.schema import GRID
 from bnviz.store import list_run_ids, open_run
+from bnviz.unbundle import unpack
 
 from .test_browser import browser, page, server  # noqa: F401  fixtures
 from .test_browser_pages import complaints, drawn  # noqa: F401
@@ -45,17 +47,22 @@ def settled(page):  # noqa: F811
 def download(page, button):  # noqa: F811
     with page.expect_download() as started:
         button.click()
-    return started.value.suggested_filename, started.value.path().read_bytes()
+    name = started.value.suggested_filename
+    return name, started.value.path().read_bytes()
 
 
-def exported(page, name="Export"):  # noqa: F811
+def exported(page, button="Export", count=4):  # noqa: F811
     """All files behind an Export button, by their names."""
+    page.locator(".bnviz-chart .plot[data-drawn=true]").first.wait_for()
     settled(page)
-    page.get_by_role("button", name=name, exact=True).click()
+    if isinstance(button, str):
+        button = page.get_by_role("button", name=button, exact=True)
+    button.click()
     body = page.get_by_test_id("stPopoverBody")
     buttons = body.get_by_test_id("stDownloadButton").get_by_role("button")
-    expect(buttons.first).to_be_visible()
-    files = dict(download(page, buttons.nth(i)) for i in range(buttons.count()))
+    expect(buttons).to_have_count(count)
+    files = dict(download(page, buttons.nth(i)) for i in range(count))
+    assert len(files) == count
     page.keyboard.press("Escape")
     expect(body).to_have_count(0)
     return files
@@ -136,7 +143,7 @@ def assert_pdf(content, runs, words):
 
 def test_the_files_of_the_lab_and_the_look_for_a_paper(page, server, runs, complaints, tmp_path):  # noqa: F811
     page.goto(server.url + "?unit=4")
-    files = exported(page)
+    files = exported(page, count=6)
     data = tables(files)
     assert set(data) == {"percentiles-hidden2-unit4", "accuracy"}
     assert_unit(data["percentiles-hidden2-unit4"], runs, "hidden2", 4)
@@ -158,7 +165,7 @@ def test_the_files_of_the_lab_and_the_look_for_a_paper(page, server, runs, compl
     assert png.width == round(3.25 * 300) < wide
     assert png.height > png.width  # its panels are below one another
     assert b"Times" in narrow["figure1-hidden2-unit4.svg"]
-    pdf = exported(page)["figure1-hidden2-unit4.pdf"]
+    pdf = exported(page, count=6)["figure1-hidden2-unit4.pdf"]
     assert PdfReader(io.BytesIO(pdf)).pages[0].mediabox.width == pytest.approx(3.25 * 72, abs=2)
     assert complaints() == []
 
@@ -173,17 +180,7 @@ def test_the_files_of_a_comparison(page, server, runs, complaints, tmp_path):  #
     drawn(page, "sides_chart")
     settled(page)
     first, second = page.get_by_role("button", name="Export", exact=True).all()
-    assert first.is_visible()
-    files = {}
-    for number, button in enumerate((first, second)):
-        button.click()
-        body = page.get_by_test_id("stPopoverBody")
-        buttons = body.get_by_test_id("stDownloadButton").get_by_role("button")
-        expect(buttons.first).to_be_visible()
-        assert buttons.count() == (6, 4)[number]
-        files |= dict(download(page, buttons.nth(i)) for i in range(buttons.count()))
-        page.keyboard.press("Escape")
-        expect(body).to_have_count(0)
+    files = exported(page, first, 6) | exported(page, second)
     data = tables(files)
     assert set(data) == {"accuracy", "steps", "percentiles-hidden2-unit1"}
     assert list(data["steps"]["steps"]) == [2, 2]
@@ -193,6 +190,15 @@ def test_the_files_of_a_comparison(page, server, runs, complaints, tmp_path):  #
     assert_images(saved(page, "compare_chart") | saved(page, "sides_chart"), runs)
     name, report = download(page, page.get_by_role("button", name="Report of this comparison"))
     assert name == "comparison.html"
+    _, content = download(page, page.get_by_role("button", name="All of it as zip"))
+    other = tmp_path / "other"
+    assert sorted(unpack(io.BytesIO(content), other)) == sorted(run.run_id for run in runs)
+    for run in runs:
+        assert open_run(other / run.run_id).percentiles().equals(run.percentiles())
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        figures = [name for name in archive.namelist() if name.startswith("figures/")]
+        assert figures == ["figures/figure1.html", "figures/comparison.html"]
+        assert b"Plotly.newPlot" in archive.read(figures[0])
     assert complaints() == []
 
     accuracy, percentiles = lines(page, report, tmp_path)
@@ -215,13 +221,7 @@ def test_the_files_of_distributions(page, server, runs, complaints, tmp_path):  
     drawn(page, "many_chart")
     files = exported(page, "Export the map") | exported(page, "Export the percentiles")
     for button in page.get_by_role("button", name="Export", exact=True).all():
-        button.click()
-        body = page.get_by_test_id("stPopoverBody")
-        buttons = body.get_by_test_id("stDownloadButton").get_by_role("button")
-        expect(buttons.first).to_be_visible()
-        files |= dict(download(page, buttons.nth(i)) for i in range(buttons.count()))
-        page.keyboard.press("Escape")
-        expect(body).to_have_count(0)
+        files |= exported(page, button)
     data = tables(files)
     steps, grid = run.grid("hidden2")
     shift = drift.MEASURES["median_shift"].values(grid, GRID, "sigmoid")

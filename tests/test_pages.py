@@ -18,7 +18,11 @@ from bnviz.ui import runs_page
 
 from .test_lab import alive, recorded, texts
 
-PAGES = ("runs_page", "compare_page", "distributions_page")
+PAGES = ("runs_page", "compare_page", "distributions_page", "sweeps_page", "paper_page")
+WHEN_EMPTY = {
+    "sweeps_page": "There are no sweeps yet. Choose one above and start it",
+    "paper_page": "It is not trained here yet. The two runs take a minute or two",
+}
 
 
 @pytest.fixture
@@ -47,22 +51,36 @@ def charts(app):
 @pytest.mark.parametrize("name", PAGES)
 def test_an_empty_dashboard_says_what_to_do(page, name):
     app = page(name)
-    assert "There are no runs yet. Start some on the page Lab" in texts(app.info)
+    assert WHEN_EMPTY.get(name, "There are no runs yet. Start some on the page Lab") in texts(
+        app.info
+    )
 
 
+STATES = {
+    "running": {"state": State.RUNNING},
+    "failed": {"state": State.FAILED, "error": RunError(type="E", message="<b>", traceback="t")},
+    "finished": {},
+    "diverged": {"state": State.DIVERGED, "summary": {"reason": "not finite"}},
+    "paused": {"state": State.PAUSED, "reason": "no space"},
+    "waiting for its first record": {"state": State.RUNNING, "records": 0},
+}
+
+
+@pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("name", PAGES)
-def test_runs_in_every_state_are_shown(page, root, name):
-    error = RunError(type="OSError", message="<b>no</b>", traceback="line")
+def test_runs_in_every_state_are_shown(page, root, name, state):
+    process = alive() if STATES[state].get("state") is State.RUNNING else {}
+    status = {**process, **STATES[state]}
     ids = [
-        recorded(root, 1, "none", State.RUNNING, **alive()),
-        recorded(root, 2, "batch", State.FAILED, error=error),
-        recorded(root, 3, "none", State.DIVERGED, summary={"reason": "not finite"}),
-        recorded(root, 4, "batch", State.PAUSED, reason="no space"),
-        recorded(root, 5, "batch", records=0),
+        recorded(root, number, kind, hidden=(100, 100, 100), **status)
+        for number, kind in ((1, "none"), (2, "batch"))
     ]
     for run_id in ids:
-        app = page(name, run=ids, of=run_id)
-        assert "Cannot" not in texts(app.error)
+        change_about(open_run(root / run_id), group="mine")
+    app = page(name, run=ids, of=ids[0], group="mine")
+    assert "Cannot" not in texts(app.error)
+    shown = app.dataframe if name == "runs_page" else charts(app)
+    assert shown or state == "waiting for its first record"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -73,8 +91,9 @@ def test_damaged_runs_are_named_and_the_others_shown(page, root, name):
     (root / broken / "config.json").write_text("{")
     (root / lost / "status.json").write_text("[" * 100_000)
     (root / whole / "about.json").write_text("garbage")
+    change_about(open_run(root / lost), group="mine")
     for of in (whole, broken, lost):
-        page(name, run=[whole, broken, lost], of=of)
+        page(name, run=[whole, broken, lost], of=of, group="mine")
     table = Index(root).table().set_index("run_id")
     assert table.loc[broken, "settings"] == "config.json cannot be read"
     assert table.loc[lost, "state"] == "LOST"
@@ -86,12 +105,15 @@ def test_addresses_with_wrong_values_leave_the_page_usable(page, root, name):
     wrong = "<script>alert(1)</script>"
     keys = ("measure", "x", "logx", "smooth", "seeds", "states", "columns", "archived", "search")
     keys += ("dlayer", "drift", "percentages", "many", "of", "target", "baseline")
+    keys += ("sweep_preset",)
     app = page(name, **dict.fromkeys(keys, wrong), run=[wrong, run_id])
     said = texts(app.warning).replace("\\", "")
     for key in {
         "runs_page": ("states", "columns", "archived"),
         "compare_page": ("measure", "x", "logx", "smooth", "target", "baseline"),
         "distributions_page": ("dlayer", "drift", "percentages", "of"),
+        "sweeps_page": ("sweep_preset",),
+        "paper_page": (),
     }[name]:
         assert f"The address asks for {key} = {wrong}, which cannot be; the page takes" in said
     assert ("names a run that is not here" in said) == (name == "compare_page")

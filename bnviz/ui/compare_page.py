@@ -14,7 +14,7 @@ from bnviz.plots import CurveOptions
 from bnviz.report import report
 from bnviz.store import Run
 from bnviz.ui import chart, choices, frame
-from bnviz.ui.exports import Table, exports
+from bnviz.ui.exports import Table, exports, packed
 from bnviz.ui.text import literal
 
 
@@ -39,17 +39,29 @@ def page() -> None:
     exports("compare_chart", chosen, _filename(options), _curves(chosen, options), data)
     _differences(chosen)
     layer, unit = _percentiles(chosen)
-    st.download_button(
-        "Report of this comparison",
-        partial(report, chosen, layer, unit, options, target, baseline),
-        "comparison.html",
-        "text/html",
-        on_click="ignore",
-        icon=":material/article:",
-        key="report",
-        help="One HTML file that opens anywhere: runs, curves, steps, differences, the unit in "
-        "each run, and how to train them again.",
-    )
+    with st.container(horizontal=True):
+        st.download_button(
+            "Report of this comparison",
+            partial(report, chosen, layer, unit, options, target, baseline),
+            "comparison.html",
+            "text/html",
+            on_click="ignore",
+            icon=":material/article:",
+            key="report",
+            help="One HTML file that opens anywhere: runs, curves, steps, differences, the unit in "
+            "each run, and how to train them again.",
+        )
+        st.download_button(
+            "All of it as zip",
+            partial(packed, chosen),
+            "bnviz-comparison.zip",
+            "application/zip",
+            on_click="ignore",
+            icon=":material/folder_zip:",
+            key="compare-zip",
+            help="The runs themselves with their figures. Import on the page Runs opens it on "
+            "another machine.",
+        )
 
 
 def _options() -> CurveOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from bnviz import figure_files, style
+from bnviz import bundle, export, figure_files, style
 from bnviz import tables as stored
 from bnviz.store import Run
 from bnviz.ui.chart import Build
@@ -122,3 +123,10 @@ def _figure(
 def _data(table: Table, format: str, chosen: Sequence[Run]) -> bytes:
     rows = table.make()
     return stored.WRITERS[format](rows, stored.origin(chosen, with_paper=table.with_paper))
+
+
+def packed(chosen: Sequence[Run]) -> bytes:
+    """Whole runs with their figures as a zip file, which the page Runs imports."""
+    buffer = io.BytesIO()
+    bundle.pack(chosen, buffer, export.bundle_figures(chosen))
+    return buffer.getvalue()

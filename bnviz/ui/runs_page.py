@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from bnviz import bundle, jobs, store, unbundle
+from bnviz import jobs, store, unbundle
 from bnviz.about import change_about, read_about
 from bnviz.config import ConfigError
 from bnviz.index import Index
@@ -17,6 +16,7 @@ from bnviz.processes import has_process, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State
 from bnviz.store import Run, StoreError
 from bnviz.ui import controls, frame, runs
+from bnviz.ui.exports import packed
 from bnviz.ui.text import literal
 
 TICK_S = 2.0
@@ -231,15 +231,15 @@ def _actions(chosen: list[str]) -> None:
         _button("Delete", "delete", able["Delete"], jobs.delete)
         st.download_button(
             "Download as zip",
-            lambda: _packed(found),
+            lambda: packed(found),
             "bnviz-runs.zip",
             "application/zip",
             on_click="ignore",
             icon=":material/folder_zip:",
             disabled=not found,
             key="zip",
-            help="Configuration, tables, checkpoint and log of each run, and the command that "
-            "reproduces it. Import opens it on another machine.",
+            help="Configuration, tables, checkpoint and log of each run, the command that "
+            "reproduces it, and figures. Import opens it on another machine.",
         )
         with st.popover("Name, tags, note", disabled=not found, key="describe"):
             _describe(found)
@@ -254,12 +254,6 @@ def _actions(chosen: list[str]) -> None:
                     "Copied, but for what the Lab's controls do not have: " + ", ".join(left_out)
                 )
             st.switch_page(st.session_state["pages"]["lab"])
-
-
-def _packed(found: Sequence[Run]) -> bytes:
-    buffer = io.BytesIO()
-    bundle.pack(found, buffer)
-    return buffer.getvalue()
 
 
 def _button(label: str, icon: str, able: Sequence[Run], action: Callable[[Run], object]) -> None:
