@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from bnviz import jobs
 from bnviz.about import change_about, read_about
+from bnviz.config import find_preset
 from bnviz.status import State
 from bnviz.store import list_run_ids, open_run
 from bnviz.unbundle import unpack
@@ -137,6 +138,31 @@ def test_selected_runs_are_compared_and_the_chart_keeps_its_zoom(page, server, c
     assert len(open_run(server.root / ids[0]).metrics()) > recorded_before  # the run goes on
     page.get_by_text("Live", exact=True).click()
     page.wait_for_function(f"Number({points}) > {before}")
+    assert complaints() == []
+
+
+def test_every_live_page_keeps_the_zoom_while_points_come(page, server, complaints):  # noqa: F811
+    preset = find_preset("figure1")
+    for name, config in preset.runs.items():
+        jobs.submit(config, server.root, f"figure1-{name}")
+    for path, key, number in (("distributions", "bands_chart", ""), ("paper", "ours_chart", "2")):
+        page.goto(server.url + path)
+        plot = drawn(page, key)
+        points = f"Number(document.querySelector('.st-key-{key} .plot').dataset.points)"
+        page.wait_for_function(f"{points} > 20")
+        box = plot.locator(f'.nsewdrag[data-subplot="x{number}y{number}"]').bounding_box()
+        page.mouse.move(box["x"] + 10, box["y"] + 30)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 90, box["y"] + 130, steps=5)
+        page.mouse.up()
+        zoom = f"""(() => {{ const l = document.querySelector('.st-key-{key} .plot').layout;
+                   return [l.xaxis{number}.range, l.yaxis{number}.range]; }})()"""
+        zoomed = page.evaluate(zoom)
+        assert zoomed[0][1] < 50_000
+        for _ in range(3):
+            before = page.evaluate(points)
+            page.wait_for_function(f"{points} > {before}")
+            assert page.evaluate(zoom) == zoomed
     assert complaints() == []
 
 
