@@ -300,8 +300,7 @@ def pack_runs(
     to: Annotated[Path, typer.Option(help="The zip file to write.")],
     root: Root = None,
 ) -> None:
-    """Write whole runs and their figures into one zip file, which `import` opens on another
-    machine."""
+    """Write whole runs and their figures into one zip file, which `import` opens elsewhere."""
     with _plain_errors():
         runs = [_find(root, run_id) for run_id in run_ids]
         bundle.pack(runs, to, exporting.bundle_figures(runs))
@@ -373,8 +372,7 @@ def export(
     with _plain_errors():
         tables = _choices("--what", what, exporting.TABLE_NAMES)
         formats = _choices("--format", format, exporting.FORMATS)
-        if look not in style.LOOKS:
-            raise ConfigError([f"--look: unknown {look}; choose one of {', '.join(style.LOOKS)}"])
+        look = (_choices("--look", look, tuple(style.LOOKS)) or ["screen"])[0]
         runs = [_find(root, run_id) for run_id in run_ids]
         for path in exporting.export(runs, to, tables, formats, layer, unit, look):
             print(path)

@@ -150,7 +150,9 @@ def test_every_live_page_keeps_the_zoom_while_points_come(page, server, complain
         plot = drawn(page, key)
         points = f"Number(document.querySelector('.st-key-{key} .plot').dataset.points)"
         page.wait_for_function(f"{points} > 20")
-        box = plot.locator(f'.nsewdrag[data-subplot="x{number}y{number}"]').bounding_box()
+        panel = plot.locator(f'.nsewdrag[data-subplot="x{number}y{number}"]')
+        panel.scroll_into_view_if_needed()
+        box = panel.bounding_box()
         page.mouse.move(box["x"] + 10, box["y"] + 30)
         page.mouse.down()
         page.mouse.move(box["x"] + 90, box["y"] + 130, steps=5)

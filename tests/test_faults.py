@@ -102,7 +102,10 @@ def test_killed_before_or_within_any_file_operation(zygote, create, reference):
     for crash_at in range(1, operations + 1):
         run = create()
         order = {"MERGE_AFTER_PARTS": 3, **TRACED}
-        assert zygote.run(run.paths.directory, crash_at=crash_at, **order) == -signal.SIGKILL
+        code = zygote.run(run.paths.directory, crash_at=crash_at, **order)
+        # Statuses are written by the clock, so a run may have a few operations less than the one
+        # that was counted.
+        assert code == -signal.SIGKILL or (code == 0 and crash_at > operations - 20)
         if run.status.state is not State.COMPLETED:
             before = tables(run)
             state = true_status(run).state
