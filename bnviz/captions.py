@@ -45,6 +45,7 @@ def shared_settings(runs: Sequence[Run]) -> str:
         for path, value in flat[0].items()
         if path != "model.normalization"
         and (path in ALWAYS_TOLD or value != defaults[path])
+        and (path != "model.init_std" or flat[0]["model.initialization"] == "gaussian")
         and all(values[path] == value for values in flat)
     ]
     return ", ".join(settings)

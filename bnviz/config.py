@@ -55,17 +55,23 @@ class ModelConfig(_Part):
         max_length=20,
         description="units of each hidden layer",
     )
-    nonlinearity: Literal["sigmoid", "relu"] = Field(
+    nonlinearity: Literal["sigmoid", "relu", "tanh", "leaky_relu", "elu"] = Field(
         "sigmoid", description="activation function of the hidden layers (Section 4.1: sigmoid)"
     )
     normalization: Literal["none", "batch"] = Field(
         "batch", description="batch: g(BN(Wu)), no bias; none: g(Wu + b) (Section 3.2)"
     )
+    initialization: Literal["gaussian", "glorot", "he", "orthogonal"] = Field(
+        "gaussian",
+        description="initial weights: gaussian, with init_std (Section 4.1); glorot (2010) and he "
+        "(2015), Gaussian with a std that follows from the width of the layers; orthogonal",
+    )
     init_std: float = Field(
         0.05,
         gt=0,
         le=10,
-        description='std of the Gaussian initial weights ("small" in Section 4.1; our choice)',
+        description='std of the Gaussian initial weights ("small" in Section 4.1; our choice); '
+        "the other initializations have their own",
     )
     bn_epsilon: float = Field(
         1e-5, gt=0, le=1, description="added to the variance (Algorithm 1; our choice)"

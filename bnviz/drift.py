@@ -27,6 +27,8 @@ ACTIVE_RANGE = {
     "sigmoid": (-2 * _BOUND, 2 * _BOUND),  # s(x) = (1 + tanh(x / 2)) / 2, so s (1 - s) = 0.025
     "tanh": (-_BOUND, _BOUND),
     "relu": (0.0, math.inf),
+    "leaky_relu": (0.0, math.inf),  # below 0 the derivative is 0.01
+    "elu": (math.log(0.1), math.inf),  # below 0 the derivative is e^x
 }
 """Pre-activations at which the derivative of a nonlinearity is at least 1/10 of its maximum.
 Elsewhere it is saturated: hardly any gradient passes. The ends count as saturated, for the sake of

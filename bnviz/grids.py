@@ -14,6 +14,7 @@ SHORT = {
     "optimizer.learning_rate": "lr",
     "model.init_std": "std",
     "model.nonlinearity": "",
+    "model.initialization": "",
     "training.batch_size": "batch",
     "training.seed": "seed",
 }

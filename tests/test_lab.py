@@ -373,6 +373,18 @@ def test_started_again_the_new_run_is_shown_beside(page, root, held):
     assert store.open_run(root / shown[1]).config == store.open_run(root / run_id).config
 
 
+def test_initial_weights_with_a_std_of_their_own(page, root, held):
+    app = page(init="he", nonlinearity="elu")
+    assert app.number_input(key="init_std").disabled
+    app.button(key="start").click().run()
+    assert not app.exception
+    started = [store.open_run(root / r).config.model for r in store.list_run_ids(root)]
+    assert {(m.initialization, m.nonlinearity) for m in started} == {("he", "elu")}
+    assert "init std" not in texts(app.caption)
+    app.selectbox(key="init").set_value("gaussian").run()
+    assert not app.number_input(key="init_std").disabled
+
+
 def test_started_again_with_one_setting_changed(page, root, held):
     run_id = recorded(root, 1, "none")
     before = store.open_run(root / run_id).config
@@ -394,7 +406,7 @@ def test_started_again_with_one_setting_changed(page, root, held):
     assert store.open_run(root / new).config == before.replace(changed)
     assert app.multiselect(key="runs").value == [run_id, new]
     app.selectbox(key=f"change-{run_id}").set_value("model.nonlinearity").run()
-    app.text_input(key=f"to-{run_id}-model.nonlinearity").set_value("tanh").run()
+    app.text_input(key=f"to-{run_id}-model.nonlinearity").set_value("tan").run()
     assert "must be one of sigmoid, relu" in texts(app.error).replace("\\", "")
 
 

@@ -1,10 +1,12 @@
 """The network, and torch.nn.BatchNorm1d against the paper's own formulas in float64."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from bnviz import models
-from bnviz.config import RunConfig
+from bnviz.config import RunConfig, field_info
 from bnviz.models.mlp import HiddenLayer
 
 
@@ -42,6 +44,30 @@ def test_weights_are_gaussian_with_the_chosen_std():
     assert weight.mean().item() == pytest.approx(0, abs=0.01)
     scaled = weight.flatten() / 0.3
     assert (scaled.abs() < 1).double().mean().item() == pytest.approx(0.6827, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("initialization", "std"),
+    [("glorot", (2 / (784 + 100)) ** 0.5), ("he", (2 / 784) ** 0.5), ("orthogonal", 784**-0.5)],
+)
+def test_other_initializations_have_the_std_of_their_papers(initialization, std):
+    layer = build(initialization=initialization, normalization="none", init_std=9.0).layers.hidden1
+    weight = layer.linear.weight.detach()
+    assert weight.std().item() == pytest.approx(std, rel=0.02)
+    assert weight.mean().item() == pytest.approx(0, abs=0.002)
+    again = build(initialization=initialization, normalization="batch").layers.hidden1.linear.weight
+    assert torch.equal(weight, again)  # the seed decides, with and without BN
+    if initialization == "orthogonal":
+        torch.testing.assert_close(weight @ weight.T, torch.eye(100), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("nonlinearity", get_args(field_info("model.nonlinearity").annotation))
+def test_each_nonlinearity_is_torchs_and_has_a_gradient(nonlinearity):
+    layer = build(nonlinearity=nonlinearity).layers.hidden1
+    x = torch.linspace(-3, 3, 40, dtype=torch.float64, requires_grad=True)  # without the kink at 0
+    y = layer.nonlinearity(x)
+    torch.testing.assert_close(y, getattr(torch.nn.functional, nonlinearity)(x))
+    assert torch.autograd.gradcheck(layer.nonlinearity, (x,))
 
 
 def test_bn_stands_immediately_before_the_nonlinearity():

@@ -9,7 +9,29 @@ from torch import nn
 
 from bnviz.config import ModelConfig
 
-NONLINEARITIES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
+NONLINEARITIES: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+}
+
+
+def initialize(weight: torch.Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+    """Draw the weights of a layer, (units, inputs), in place.
+
+    Glorot: Glorot & Bengio 2010, variance 2 / (inputs + units). He: He et al. 2015, variance
+    2 / inputs. Orthogonal: Saxe et al. 2014.
+    """
+    if config.initialization == "glorot":
+        nn.init.xavier_normal_(weight, generator=generator)
+    elif config.initialization == "he":
+        nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    elif config.initialization == "orthogonal":
+        nn.init.orthogonal_(weight, generator=generator)
+    else:
+        nn.init.normal_(weight, std=config.init_std, generator=generator)
 
 
 class HiddenLayer(nn.Module):
@@ -61,7 +83,7 @@ class MLP(nn.Module):
         self.output = nn.Linear(widths[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=config.init_std, generator=generator)
+                initialize(module.weight, config, generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

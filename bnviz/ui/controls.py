@@ -53,7 +53,14 @@ def sidebar(start: Callable[[], None]) -> Setup:
     )
     _choice("model.nonlinearity", "nonlinearity", "Nonlinearity", defaults.model.nonlinearity)
     _learning_rate(defaults.optimizer.learning_rate)
-    _number("model.init_std", "init_std", "Initial weights' std", defaults.model.init_std)
+    _choice("model.initialization", "init", "Initial weights", defaults.model.initialization)
+    _number(
+        "model.init_std",
+        "init_std",
+        "Initial weights' std",
+        defaults.model.init_std,
+        disabled=st.session_state["init"] != "gaussian",
+    )
     left, right = st.columns(2)
     with left:
         _number("training.batch_size", "batch", "Batch size", defaults.training.batch_size)
@@ -135,7 +142,9 @@ def _choice(path: str, key: str, label: str, default: str) -> None:
     )
 
 
-def _number(path: str, key: str, label: str, default: float | int) -> None:
+def _number(
+    path: str, key: str, label: str, default: float | int, *, disabled: bool = False
+) -> None:
     # No bounds here: a value out of range is answered with a sentence and not silently changed.
     st.number_input(
         label,
@@ -144,12 +153,14 @@ def _number(path: str, key: str, label: str, default: float | int) -> None:
         step=None if isinstance(default, float) else 1,
         key=key,
         bind="query-params",
+        disabled=disabled,
         help=explanation(path),
     )
 
 
 CONTROLS = {
     "model.nonlinearity": "nonlinearity",
+    "model.initialization": "init",
     "model.init_std": "init_std",
     "optimizer.learning_rate": "lr",
     "training.batch_size": "batch",
