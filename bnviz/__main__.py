@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bnviz import bundle, jobs, queue, store, style, unbundle
 from bnviz import export as exporting
-from bnviz.config import ConfigError, allowed, find_preset, parse_setting
-from bnviz.config import presets as all_presets
+from bnviz import presets as named
+from bnviz.config import ConfigError, allowed, parse_setting
 from bnviz.processes import true_status
 from bnviz.status import ACTIVE, UNFINISHED, State, Status
 from bnviz.store import Run, StoreError
@@ -81,7 +81,7 @@ def run(
 ) -> None:
     """Start the runs of a preset; print their ids; wait for them, showing progress."""
     with _plain_errors():
-        experiment = find_preset(preset)
+        experiment = named.find_preset(preset)
         overrides = dict(map(parse_setting, settings or []))
         configs = {name: c.replace(overrides) for name, c in experiment.runs.items()}
         started = []
@@ -337,7 +337,7 @@ def slots(
 def presets(as_json: AsJson = False) -> None:
     """List the presets."""
     with _plain_errors():
-        available = all_presets()
+        available = named.presets()
     if as_json:
         described = {
             preset.name: {

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = {
     "bnviz.percentiles": 0,
     "bnviz.config": 0,
+    "bnviz.presets": 0,
     "bnviz.schema": 0,
     "bnviz.status": 0,
     "bnviz.downsample": 0,

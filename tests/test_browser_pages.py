@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from bnviz import jobs
 from bnviz.about import change_about, read_about
-from bnviz.config import find_preset
+from bnviz.presets import find_preset
 from bnviz.status import State
 from bnviz.store import list_run_ids, open_run
 from bnviz.unbundle import unpack

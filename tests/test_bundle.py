@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from bnviz import bundle, jobs, store, unbundle
 from bnviz.about import change_about, read_about
 from bnviz.bundle import BundleError, pack
-from bnviz.config import RunConfig, find_preset
+from bnviz.config import RunConfig
+from bnviz.presets import find_preset
 from bnviz.processes import boot_id, true_status
 from bnviz.schema import EVENTS, METRICS, TABLES
 from bnviz.status import State, Status

@@ -5,14 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnviz.config import (
-    ConfigError,
-    RunConfig,
-    find_preset,
-    load_preset,
-    parse_setting,
-    presets,
-)
+from bnviz.config import ConfigError, RunConfig, parse_setting
+from bnviz.presets import find_preset, load_preset, presets
 
 
 def problems(overrides):

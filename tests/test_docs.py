@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 import bnviz
-from bnviz import __main__, config, schema
+from bnviz import __main__, presets, schema
 from bnviz.status import RunError, State, Status
 from bnviz.store import RunPaths
 
@@ -170,4 +170,4 @@ def test_every_preset_says_why_and_only_what_differs():
     for path in sorted((ROOT / "experiments").glob("*.toml")):
         values = tomllib.loads(path.read_text())
         assert len(values["why"]) > 100
-        assert config.load_preset(path).runs
+        assert presets.load_preset(path).runs

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnviz import grids
-from bnviz.config import ConfigError, load_preset, presets
+from bnviz.config import ConfigError
+from bnviz.presets import load_preset, presets
 
 
 @given(

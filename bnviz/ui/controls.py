@@ -9,7 +9,8 @@ from typing import get_args
 
 import streamlit as st
 
-from bnviz.config import ConfigError, Preset, RunConfig, field_info, presets
+from bnviz.config import ConfigError, RunConfig, field_info
+from bnviz.presets import Preset, presets
 from bnviz.ui.text import literal
 
 BOTH, WITH, WITHOUT = "Both", "With", "Without"

@@ -7,8 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from bnviz import captions, figures, paper, plots, store, tables
-from bnviz.config import Preset, RunConfig, find_preset
+from bnviz.config import RunConfig
 from bnviz.plots import Plot, Views
+from bnviz.presets import Preset, find_preset
 from bnviz.store import Run, StoreError
 from bnviz.ui import chart, frame, runs
 from bnviz.ui.exports import Table, exports

@@ -10,8 +10,9 @@ import streamlit as st
 
 from bnviz import grids, jobs, store, sweeps
 from bnviz.about import read_about
-from bnviz.config import ConfigError, Preset, RunConfig, allowed, presets
+from bnviz.config import ConfigError, RunConfig, allowed
 from bnviz.plots import Plot, Views
+from bnviz.presets import Preset, presets
 from bnviz.processes import true_status
 from bnviz.status import ACTIVE, State
 from bnviz.store import Run, StoreError
