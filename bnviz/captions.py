@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bnviz.config import RunConfig
+from bnviz.settings import OVER_BATCH
 from bnviz.store import Run
 
 ALWAYS_TOLD = (
@@ -73,7 +74,7 @@ def probe(runs: Sequence[Run]) -> str:
     statistics = [
         {"batch": "that sample's own", "running": "its running"}[run.config.trace.bn_mode]
         for run in runs
-        if run.config.model.normalization == "batch"
+        if run.config.model.normalization in OVER_BATCH
     ]
     if len(set(samples)) == 1 and len(set(statistics)) < 2:
         bn = f", BN normalizing by {statistics[0]} statistics" if statistics else ""

@@ -1,23 +1,26 @@
-"""What a run is: one frozen RunConfig, validated in full before anything starts.
-
-Defaults are the paper's wherever the paper states a value (Ioffe & Szegedy 2015, Section 4.1);
-what it leaves open is marked "our choice".
-"""
+"""What a run is: one frozen RunConfig, validated in full before anything starts."""
 
 from __future__ import annotations
 
 import json
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-TRAIN_EXAMPLES = {"mnist": 60_000}
-"""Training examples of each data set, known here so that a batch size is checked before a start."""
-
-TEST_EXAMPLES = {"mnist": 10_000}
+from bnviz.settings import (
+    DATASETS,
+    NORMALIZATIONS,
+    OVER_BATCH,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Part,
+    TraceConfig,
+    TrainingConfig,
+)
 
 
 class ConfigError(ValueError):
@@ -28,115 +31,7 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataConfig(_Part):
-    dataset: Literal["mnist"] = Field("mnist", description="data set")
-    input: Literal["binary", "grey"] = Field(
-        "binary",
-        description="pixels: binary (grey level above 127; Section 4.1), or grey in [0, 1]",
-    )
-
-
-class ModelConfig(_Part):
-    kind: Literal["mlp"] = Field("mlp", description="multilayer perceptron (Section 4.1)")
-    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        (100, 100, 100),
-        strict=False,
-        min_length=1,
-        max_length=20,
-        description="units of each hidden layer",
-    )
-    nonlinearity: Literal["sigmoid", "relu", "tanh", "leaky_relu", "elu"] = Field(
-        "sigmoid", description="activation function of the hidden layers (Section 4.1: sigmoid)"
-    )
-    normalization: Literal["none", "batch"] = Field(
-        "batch", description="batch: g(BN(Wu)), no bias; none: g(Wu + b) (Section 3.2)"
-    )
-    initialization: Literal["gaussian", "glorot", "he", "orthogonal"] = Field(
-        "gaussian",
-        description="initial weights: gaussian, with init_std (Section 4.1); glorot (2010) and he "
-        "(2015), Gaussian with a std that follows from the width of the layers; orthogonal",
-    )
-    init_std: float = Field(
-        0.05,
-        gt=0,
-        le=10,
-        description='std of the Gaussian initial weights ("small" in Section 4.1; our choice); '
-        "the other initializations have their own",
-    )
-    bn_epsilon: float = Field(
-        1e-5, gt=0, le=1, description="added to the variance (Algorithm 1; our choice)"
-    )
-    bn_momentum: float = Field(
-        0.1,
-        gt=0,
-        le=1,
-        description="weight of the newest batch in the running statistics (Section 3.1; our "
-        "choice)",
-    )
-
-    @property
-    def layers(self) -> dict[str, int]:
-        """Hidden layers by name, from the input on, with their number of units."""
-        return {f"hidden{i}": units for i, units in enumerate(self.hidden, start=1)}
-
-
-class OptimizerConfig(_Part):
-    kind: Literal["sgd"] = Field("sgd", description="plain stochastic gradient descent, mean loss")
-    learning_rate: float = Field(
-        0.15,
-        gt=0,
-        le=100,
-        description="step size (Section 4.1 states none; our choice). BN is to allow higher ones "
-        "(Section 3.3)",
-    )
-
-
-class TrainingConfig(_Part):
-    steps: int = Field(50_000, ge=1, le=10_000_000, description="updates (50,000 in Section 4.1)")
-    batch_size: int = Field(
-        60, ge=1, le=1_000_000, description="examples a step (60 in Section 4.1)"
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        le=2**31 - 1,
-        description="of the weights and the data order (the paper states none)",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: CUDA where there is one, else the CPU"
-    )
-    evaluations: int = Field(
-        100,
-        ge=1,
-        le=100_000,
-        description="evaluations on the whole test set, denser at the start (Figure 1 a)",
-    )
-
-
-class TraceConfig(_Part):
-    records: int = Field(
-        1_000,
-        ge=0,
-        le=1_000_000,
-        description="percentile records, denser at the start (Figure 1 b, c); 0: none",
-    )
-    probe: Literal["heldout", "minibatch"] = Field(
-        "heldout",
-        description="heldout: a fixed sample of test examples; minibatch: the next training batch",
-    )
-    probe_size: int = Field(
-        500, ge=2, le=1_000_000, description="examples in the fixed held-out sample"
-    )
-    bn_mode: Literal["batch", "running"] = Field(
-        "batch", description="statistics that BN uses when probed; batch is the training network"
-    )
-
-
-class RunConfig(_Part):
+class RunConfig(Part):
     """One training run. Construct with `RunConfig.parse`, which reports every fault at once."""
 
     data: DataConfig = DataConfig()
@@ -171,26 +66,7 @@ class RunConfig(_Part):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        problems = []
-        batch, available = self.training.batch_size, TRAIN_EXAMPLES[self.data.dataset]
-        if batch > available:
-            problems.append(
-                f"training.batch_size = {batch}: {self.data.dataset} has {available:,} training "
-                f"examples; choose at most {available:,}"
-            )
-        if batch == 1 and self.model.normalization == "batch":
-            problems.append(
-                "training.batch_size = 1: batch normalization needs a batch of at least 2 "
-                "(the variance of one example is 0); choose 2 or more, or "
-                "model.normalization = none"
-            )
-        test_examples = TEST_EXAMPLES[self.data.dataset]
-        if self.trace.probe_size > test_examples:
-            problems.append(
-                f"trace.probe_size = {self.trace.probe_size}: {self.data.dataset} has "
-                f"{test_examples:,} held-out examples; choose at most {test_examples:,}"
-            )
-        if problems:
+        if problems := [*_data_problems(self), *_model_problems(self), *_optimizer_problems(self)]:
             raise ValueError("\n".join(problems))
         return self
 
@@ -218,9 +94,116 @@ class RunConfig(_Part):
         }
 
     @property
+    def train_examples(self) -> int | None:
+        """How many examples an epoch has; None where a folder of images has to be read for that."""
+        known = DATASETS.get(self.data.dataset)
+        return self.data.examples or (known.train if known else None)
+
+    @property
     def label(self) -> str:
         """What sets the two curves of the paper's figures apart."""
-        return "With BN" if self.model.normalization == "batch" else "Without BN"
+        return NORMALIZATIONS[self.model.normalization]
+
+
+def _data_problems(config: RunConfig) -> list[str]:
+    data, batch = config.data, config.training.batch_size
+    known = DATASETS.get(data.dataset)
+    problems = []
+    if known and data.examples > known.train:
+        problems.append(
+            f"data.examples = {data.examples}: {data.dataset} has {known.train:,} training "
+            f"examples; choose at most {known.train:,}, or 0 for all"
+        )
+    if (available := data.examples or (known.train if known else batch)) < batch:
+        source = "data.examples leaves" if data.examples else f"{data.dataset} has"
+        problems.append(
+            f"training.batch_size = {batch}: {source} {available:,} training "
+            f"examples; choose at most {available:,}"
+        )
+    if known and config.trace.probe_size > known.test:
+        problems.append(
+            f"trace.probe_size = {config.trace.probe_size}: {data.dataset} has "
+            f"{known.test:,} held-out examples; choose at most {known.test:,}"
+        )
+    if data.dataset == "folder" and not data.folder:
+        problems.append(
+            "data.folder is empty: name the folder that holds the images, in train/CLASS/ and "
+            "test/CLASS/"
+        )
+    if data.input == "colour" and known and known.channels == 1:
+        problems.append(
+            f"data.input = 'colour': {data.dataset} has no colours; choose binary or grey"
+        )
+    return problems
+
+
+def _model_problems(config: RunConfig) -> list[str]:
+    model = config.model
+    problems = []
+    if config.training.batch_size == 1 and model.normalization in OVER_BATCH:
+        problems.append(
+            "training.batch_size = 1: batch normalization needs a batch of at least 2 "
+            "(the variance of one example is 0); choose 2 or more, or "
+            "model.normalization = none"
+        )
+    if model.normalization == "instance" and model.kind == "mlp":
+        problems.append(
+            "model.normalization = 'instance': an mlp has one value a unit, which has no "
+            "variance; choose model.kind = cnn, or layer or group normalization"
+        )
+    groups = {"layer": 1, "group": model.groups}.get(model.normalization, 0)
+    for name, units in model.layers.items() if groups else ():
+        if units % groups:
+            problems.append(
+                f"model.groups = {groups}: does not divide the {units} units of {name}; choose a "
+                "number that divides the units of every layer"
+            )
+            break
+        if units == groups and name.startswith("hidden"):
+            problems.append(
+                f"model.normalization = {model.normalization!r}: one value of {name} is normalized "
+                "alone, and has no variance; choose more units, or fewer model.groups"
+            )
+            break
+    if model.bn_per == "activation" and model.normalization != "batch":
+        problems.append(
+            f"model.bn_per = 'activation': {model.normalization} normalization has no such form; "
+            "choose feature_map, or model.normalization = batch"
+        )
+    known = DATASETS.get(config.data.dataset)
+    if problem := kernel_problem(model, known.side if known else config.data.image_size):
+        problems.append(problem)
+    return problems
+
+
+def kernel_problem(model: ModelConfig, side: int) -> str:
+    """Why the convolutions of a network cannot see images of this height and width; "" if they
+    can."""
+    for number in range(1, len(model.channels) + 1) if model.kind == "cnn" else ():
+        after = (side - model.kernel + 1) // 2  # the convolution, then the pooling
+        if after < 1:
+            return (
+                f"model.kernel = {model.kernel}: conv{number} sees images of {side}×{side} and "
+                f"needs {model.kernel + 1}×{model.kernel + 1} for its pooling; choose a smaller "
+                "kernel or fewer convolutions (model.channels)"
+            )
+        side = after
+    return ""
+
+
+def _optimizer_problems(config: RunConfig) -> list[str]:
+    optimizer = config.optimizer
+    if optimizer.momentum and optimizer.kind != "sgd":
+        return [
+            f"optimizer.momentum = {optimizer.momentum}: {optimizer.kind} takes none; choose 0, "
+            "or optimizer.kind = sgd"
+        ]
+    if optimizer.nesterov and not optimizer.momentum:
+        return [
+            "optimizer.nesterov = True: it is a form of momentum, which is 0; choose "
+            "optimizer.momentum above 0"
+        ]
+    return []
 
 
 def unflatten(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,30 +250,39 @@ def field_info(path: str) -> Any:
     part, key = path.split(".")
     annotation = RunConfig.model_fields[part].annotation
     assert isinstance(annotation, type)
-    assert issubclass(annotation, _Part)
+    assert issubclass(annotation, Part)
     return annotation.model_fields[key]
 
 
 def allowed(path: str) -> str:
     """What the field at a dotted path accepts, in words."""
     info = field_info(path)
-    if choices := get_args(info.annotation) if _is_literal(info.annotation) else ():
-        return "one of " + ", ".join(choices)
-    bounds = {
-        name: getattr(constraint, name)
-        for constraint in info.metadata
-        for name in ("gt", "ge", "le")
-        if hasattr(constraint, name)
-    }
-    kind = {int: "a whole number", float: "a number"}.get(info.annotation)
-    if kind is None:
-        return "a list of 1 to 20 whole numbers from 1 to 4,096"
-    low = f"above {bounds['gt']:,}" if "gt" in bounds else f"from {bounds['ge']:,}"
-    return f"{kind} {low} {'and at most' if 'gt' in bounds else 'to'} {bounds['le']:,}"
+    if get_origin(info.annotation) is Literal:
+        return "one of " + ", ".join(get_args(info.annotation))
+    bounds = _bounds(info.metadata)
+    if info.annotation is bool:
+        return "true or false"
+    if info.annotation is str:
+        return f"text of at most {bounds['max_length']:,} characters"
+    if info.annotation in (int, float):
+        kind = "a whole number" if info.annotation is int else "a number"
+        return f"{kind} {_range(bounds)}"
+    item = _bounds(get_args(get_args(info.annotation)[0])[1].metadata)
+    fewest, most = bounds["min_length"], bounds["max_length"]
+    return f"a list of {fewest} to {most} whole numbers {_range(item)}"
 
 
-def _is_literal(annotation: Any) -> bool:
-    return getattr(annotation, "__origin__", None) is Literal
+def _bounds(metadata: list[Any]) -> dict[str, Any]:
+    names = ("gt", "ge", "lt", "le", "min_length", "max_length")
+    return {n: getattr(each, n) for each in metadata for n in names if hasattr(each, n)}
+
+
+def _range(bounds: dict[str, Any]) -> str:
+    if "gt" in bounds:
+        return f"above {bounds['gt']:,} and at most {bounds['le']:,}"
+    if "lt" in bounds:
+        return f"from {bounds['ge']:,} and below {bounds['lt']:,}"
+    return f"from {bounds['ge']:,} to {bounds['le']:,}"
 
 
 def _sentences(error: ValidationError) -> list[str]:

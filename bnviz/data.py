@@ -11,11 +11,14 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+
+from bnviz.settings import DataConfig
 
 ASSETS = Path(__file__).resolve().parent / "assets" / "mnist"
 
@@ -32,26 +35,82 @@ INK = 127
 only that its images are binary."""
 
 
+SUBSET_SEED = 0
+"""Picks the training examples of a subset: the same for every run, and more of them add to it."""
+
+
 class DataError(RuntimeError):
     """The data cannot be made ready; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images as rows of pixels in [0, 1], and their classes."""
+    """Images with pixels in [0, 1], and their classes from 0. Yours may be trained on, too:
+    `bnviz.run_here(config, train_on=ImageData(…))`.
 
-    train_images: torch.Tensor  # (60000, 784) float32
-    train_labels: torch.Tensor  # (60000,) int64
-    test_images: torch.Tensor  # (10000, 784) float32
-    test_labels: torch.Tensor  # (10000,) int64
+    Raises:
+        DataError: shapes that do not fit, fewer than two classes, or pixels that are not numbers.
+    """
+
+    train_images: torch.Tensor  # (n, channels, height, width) float32
+    train_labels: torch.Tensor  # (n,) int64
+    test_images: torch.Tensor  # (m, channels, height, width) float32
+    test_labels: torch.Tensor  # (m,) int64
+
+    def __post_init__(self) -> None:
+        for split, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            if images.dim() != 4 or images.shape[0] != len(labels) or not len(labels):
+                raise DataError(
+                    f"the {split} images are of shape {tuple(images.shape)} with {len(labels)} "
+                    "labels; they must be (n, channels, height, width) with n labels"
+                )
+            if not bool(torch.isfinite(images).all()):
+                raise DataError(
+                    f"the {split} images have pixels that are not numbers (NaN or infinite); "
+                    "replace them, for example by 0"
+                )
+            if int(labels.min()) < 0:
+                raise DataError(f"the {split} labels must be classes from 0 on")
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise DataError(
+                f"the training images are of shape {tuple(self.train_images.shape[1:])} and the "
+                f"test images {tuple(self.test_images.shape[1:])}; bring them to the same"
+            )
+        if len(self.train_labels.unique()) < 2:
+            raise DataError("the training images are all of one class; there is nothing to learn")
+        if int(self.test_labels.max()) >= self.classes:
+            raise DataError("the test images have a class that the training images have not")
+
+    @property
+    def classes(self) -> int:
+        return int(self.train_labels.max()) + 1
 
     def to(self, device: torch.device) -> ImageData:
+        if self.train_images.device == device:
+            return self
         return ImageData(
             self.train_images.to(device),
             self.train_labels.to(device),
             self.test_images.to(device),
             self.test_labels.to(device),
         )
+
+
+def load(config: DataConfig) -> ImageData:
+    """The data set of a configuration.
+
+    Raises:
+        DataError: it cannot be made ready.
+    """
+    data = load_mnist(config.input)
+    if not config.examples:
+        return data
+    chosen = np.random.default_rng(SUBSET_SEED).permutation(len(data.train_images))
+    kept = torch.from_numpy(chosen[: config.examples])
+    return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept])
 
 
 def load_mnist(input: str = "binary", cache: Path | None = None) -> ImageData:
@@ -72,10 +131,13 @@ def load_mnist(input: str = "binary", cache: Path | None = None) -> ImageData:
     tensors = []
     for train in (True, False):
         digits = MNIST(str(cache), train=train, download=False)
-        grey = digits.data.flatten(1)  # (n, 784) uint8
-        pixels = (grey > INK).float() if input == "binary" else grey.float().div_(255)
-        tensors += [pixels, digits.targets]
+        tensors += [_pixels(digits.data[:, None], input), digits.targets]
     return ImageData(*tensors)
+
+
+def _pixels(levels: torch.Tensor, input: str) -> torch.Tensor:
+    """Pixels in [0, 1] of uint8 levels, the same shape, float32."""
+    return (levels > INK).float() if input == "binary" else levels.float().div_(255)
 
 
 def default_cache() -> Path:
@@ -129,10 +191,26 @@ class Minibatches:
     The order is a function of (seed, step) alone. So runs that differ only in their network see
     the same batches, and a run can be continued at any step. A batch that reaches the end of an
     epoch is completed from the next one, so all batches have the same size.
+
+    Args:
+        shard_size: examples of a shard; 0: a fresh order of all examples. With shards, only these
+            come in a fresh order, as data on many disks are read, and
+        within_shards: so do the examples within each.
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        *,
+        shard_size: int = 0,
+        within_shards: bool = False,
+    ) -> None:
         self.examples = examples
+        self.shard_size = shard_size
+        self.within_shards = within_shards
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
@@ -150,10 +228,21 @@ class Minibatches:
 
     def _epoch_order(self, epoch: int) -> torch.Tensor:
         if epoch != self._epoch:
-            random = np.random.default_rng([self.seed, epoch])
-            order = torch.from_numpy(random.permutation(self.examples))
+            order = torch.from_numpy(self._draw(np.random.default_rng([self.seed, epoch])))
             self._epoch, self._order = epoch, order.to(self.device)
         return self._order
+
+    def _draw(self, random: np.random.Generator) -> npt.NDArray[np.int64]:
+        if not self.shard_size:
+            return random.permutation(self.examples)
+        firsts = np.arange(0, self.examples, self.shard_size)
+        shards = [
+            np.arange(first, min(first + self.shard_size, self.examples))
+            for first in random.permutation(firsts)
+        ]
+        if self.within_shards:
+            shards = [random.permutation(shard) for shard in shards]
+        return np.concatenate(shards)
 
 
 def _make_torchvision_importable() -> None:

@@ -84,7 +84,7 @@ def figure1(
         with_paper: lay the digitised curves of the paper over ours.
         views: what is looked at of the axes "x", "x2" and so on, where not all.
     """
-    ordered = sorted(runs, key=lambda run: run.normalization == "batch")
+    ordered = sorted(runs, key=lambda run: run.normalization != "none")
     panels = ordered[:MAX_PANELS]
     lines = style.lines([run.normalization for run in ordered])
     traces = _paper(panels, percentages) if with_paper else []
@@ -294,6 +294,8 @@ def _paper(panels: Sequence[RunData], percentages: Sequence[int]) -> list[dict[s
         (paper.accuracy("none"), "without BN", "", "dash"),
     ]
     for i, run in enumerate(panels, start=2):
+        if run.normalization not in paper.SERIES:
+            continue
         for percentage in sorted(set(percentages) & set(SHOWN_PERCENTAGES)):
             curve = paper.percentile(run.normalization, percentage)
             curves.append((curve, f"{percentage}th", str(i), "solid"))

@@ -47,7 +47,7 @@ def run_name(settings: Mapping[str, Any]) -> str:
     words = []
     for path, value in settings.items():
         if path == "model.normalization":
-            words.append("without-bn" if value == "none" else "with-bn")
+            words.append({"none": "without-bn", "batch": "with-bn"}.get(value, str(value)))
             continue
         text = "x".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
         words.append(SHORT.get(path, path.rpartition(".")[2].replace("_", "-")) + text)

@@ -23,7 +23,9 @@ COMPARED_STEPS = (4_000, 6_000, 8_000, 10_000, 12_000, 16_000, 20_000, 30_000, 4
 about 4,000 steps apart, and the one without BN ends at 44,000."""
 
 _FILE = Path(__file__).resolve().parent / "assets" / "paper" / "figure1_digitised.csv"
-_ACCURACY_SERIES = {"none": "without_bn", "batch": "with_bn"}
+SERIES = {"none": "without_bn", "batch": "with_bn"}
+"""Normalizations of which the paper has curves."""
+
 _PERCENTILE_FIGURES = {"none": "fig1b_without_bn", "batch": "fig1c_with_bn"}
 
 
@@ -41,7 +43,7 @@ def digitised() -> pd.DataFrame:
 def accuracy(normalization: str) -> pd.DataFrame:
     """The curve of Figure 1(a) for "none" or "batch": columns step, accuracy."""
     points = _points()
-    rows = (points["figure"] == "fig1a") & (points["series"] == _ACCURACY_SERIES[normalization])
+    rows = (points["figure"] == "fig1a") & (points["series"] == SERIES[normalization])
     return points.loc[rows, ["x", "y"]].set_axis(["step", "accuracy"], axis=1).sort_values("step")
 
 

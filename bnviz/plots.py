@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,7 +10,6 @@ from typing import NamedTuple
 
 from bnviz import captions, comparisons, distributions, figures, tables
 from bnviz.comparisons import Compared, Curve
-from bnviz.config import TRAIN_EXAMPLES
 from bnviz.distributions import Panel
 from bnviz.downsample import View
 from bnviz.figures import SHOWN_PERCENTAGES
@@ -52,7 +52,7 @@ def figure1(
 ) -> Plot:
     """The paper's Figure 1 of these runs. For the unit None, the typical one."""
     shown = tables.unit_of(runs, layer, unit)
-    ordered = sorted(runs, key=lambda run: run.config.model.normalization == "batch")
+    ordered = sorted(runs, key=lambda run: run.config.model.normalization != "none")
     data = tables.run_data(ordered, layer, shown, figures.MAX_PANELS)
     drawn = figures.figure1(data, layer, _unit_title(shown), with_paper=with_paper, views=views)
     return Plot(drawn, figures.describe(data, layer, shown or 0))
@@ -110,7 +110,7 @@ def compared(runs: Sequence[Run]) -> list[Compared]:
             label,
             run.metrics(),
             run.config.flat() | more,
-            TRAIN_EXAMPLES[run.config.data.dataset] / run.config.training.batch_size,
+            (run.config.train_examples or math.nan) / run.config.training.batch_size,
         )
         for run, label, more in zip(runs, captions.labels(runs), changed, strict=True)
     ]

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 PreActivations = dict[str, npt.NDArray[np.float32]]
-"""Layer name to its pre-activations, shape (units, examples), examples contiguous."""
+"""Layer name to its pre-activations, shape (units, values), values contiguous. A fully connected
+unit has one value for each example, a feature map p·q, one for each location (Section 3.2)."""
 
 
 class Probe:
@@ -32,7 +33,7 @@ class Probe:
         for name, nonlinearity in self._layers.items():
 
             def keep(module: nn.Module, args: tuple[torch.Tensor], name: str = name) -> None:
-                self._captured[name] = args[0].detach()  # (N, units)
+                self._captured[name] = args[0].detach()  # (N, units, …)
 
             self._hooks.append(nonlinearity.register_forward_pre_hook(keep))
         return self
@@ -46,7 +47,7 @@ class Probe:
     def take(self) -> PreActivations:
         """What the last forward pass left, unit by unit."""
         return {
-            name: values.t().contiguous().cpu().numpy()  # (N, units) -> (units, N)
+            name: values.transpose(0, 1).flatten(1).contiguous().cpu().numpy()
             for name, values in self._captured.items()
         }
 
@@ -58,7 +59,7 @@ def observe(
 
     Args:
         layers: layer name to its nonlinearity.
-        images: the probe's examples, (N, inputs).
+        images: the probe's examples, (N, channels, height, width).
         bn_mode: "batch", BN normalizes by the statistics of `images`, as the training network
             does (the paper's N_BN^tr); "running", by its running statistics.
     """
@@ -70,17 +71,16 @@ def observe(
 @contextmanager
 def _observing(model: nn.Module, bn_mode: str) -> Iterator[None]:
     was_training = {module: module.training for module in model.modules()}
-    batch_norms = [m for m in was_training if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    tracked = [(batch_norm, batch_norm.track_running_stats) for batch_norm in batch_norms]
+    tracked = [m for m in was_training if getattr(m, "track_running_stats", False)]
     model.eval()
     if bn_mode == "batch":
-        for batch_norm in batch_norms:
-            batch_norm.training = True
-            batch_norm.track_running_stats = False  # keeps the running statistics as they are
+        for normalization in tracked:
+            normalization.training = True
+            normalization.track_running_stats = False  # type: ignore[assignment]  # they stay
     try:
         yield
     finally:
-        for batch_norm, tracking in tracked:
-            batch_norm.track_running_stats = tracking
+        for normalization in tracked:
+            normalization.track_running_stats = True  # type: ignore[assignment]
         for module, training in was_training.items():
             module.training = training

@@ -41,8 +41,8 @@ METRICS = pa.schema(
 PERCENTILES = pa.schema(
     [
         _field("step", pa.int32(), "updates", "completed updates; 0 is before the first"),
-        _field("layer", pa.string(), "", "hidden1 is the layer next to the input"),
-        _field("unit", pa.int32(), "", "unit within the layer, from 0"),
+        _field("layer", pa.string(), "", "from the input on conv1, …, hidden1, …"),
+        _field("unit", pa.int32(), "", "unit or feature map within the layer, from 0"),
         _field("mean", pa.float32(), "pre-activation", "mean over the probe's examples"),
         _field(
             "std",

@@ -18,12 +18,22 @@ from bnviz.downsample import PLOT_LIMIT, View, downsample
 COLOURS = {
     "batch": ("#0072B2", "#56B4E9", "#004A75", "#8FC7EA"),
     "none": ("#222222", "#7A7A7A", "#4D4D4D", "#A6A6A6"),
+    "layer": ("#00805B", "#4DB893", "#005C41", "#8AD1B5"),
+    "group": ("#A8457F", "#CC79A7", "#7A2C5A", "#E0A8C8"),
+    "instance": ("#8A6D00", "#C9A227", "#614D00", "#DCC36B"),
+    "batch_renorm": ("#5B4BB5", "#9387DB", "#3E3185", "#BBB3EB"),
+    "whitening": ("#8C5A33", "#C08E66", "#633D20", "#D9B898"),
 }
 """With BN blue, without black, as in the paper; lighter and darker for further runs."""
 
 DASHES = {
     "batch": ("solid", "longdashdot"),
     "none": ("dash", "dot"),
+    "layer": ("longdash", "dashdot"),
+    "group": ("dashdot", "longdash"),
+    "instance": ("dot", "dash"),
+    "batch_renorm": ("longdashdot", "solid"),
+    "whitening": ("dash", "dashdot"),
 }
 """Of each kind. Two runs of one dash differ in lightness, so that the first four of a kind are told
 apart in black and white, and eight in colour; further ones look like these."""
@@ -111,7 +121,13 @@ PRINT_WIDTHS = {"column": 3.25, "page": 6.75}
 
 PRINT_FONT = {"family": "Times New Roman, Nimbus Roman, Times, serif", "color": "black"}
 PRINT_PX, PRINT_SMALL_PX = 10.6, 9.3  # 8 and 7 points
-PRINT_DASHES = {"dash": "4px,2px", "dot": "1px,2px", "longdashdot": "7px,2px,1px,2px"}
+PRINT_DASHES = {
+    "dash": "4px,2px",
+    "dot": "1px,2px",
+    "longdash": "7px,2px",
+    "dashdot": "4px,2px,1px,2px",
+    "longdashdot": "7px,2px,1px,2px",
+}
 PRINT_SCALE = 0.55
 """Of heights and line widths. A figure of 1200 pixels on a screen is half as wide in print."""
 

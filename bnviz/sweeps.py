@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from bnviz import style
 from bnviz.captions import setting
+from bnviz.settings import NORMALIZATIONS
 
 
 @dataclass(frozen=True)
@@ -148,5 +149,6 @@ def _kind(rows: pd.DataFrame, results: Sequence[Result]) -> str:
 
 def _words(path: str, value: Any) -> str:
     if path == "model.normalization":
-        return "with BN" if value == "batch" else "without BN"
+        name = NORMALIZATIONS[value]
+        return name[0].lower() + name[1:]
     return setting(path, value)

@@ -28,7 +28,7 @@ def typical_unit_of(runs: Sequence[Run], layer: str) -> int | None:
     the units that all runs have.
     """
     shared = min(run.layers[layer] for run in runs)
-    for run in sorted(runs, key=lambda run: run.config.model.normalization == "batch"):
+    for run in sorted(runs, key=lambda run: run.config.model.normalization != "none"):
         spread = run.spread_at_start(layer)[:shared]
         if len(spread) == shared:
             return typical_unit(spread)

@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnviz import models
-from bnviz.config import RunConfig
-from bnviz.data import ImageData, Minibatches, load_mnist
-from bnviz.models.mlp import HiddenLayer
+from bnviz import models, schedules
+from bnviz.config import RunConfig, kernel_problem
+from bnviz.data import DataError, ImageData, Minibatches, load
+from bnviz.models.layers import Dropout
 from bnviz.percentiles import percentiles
 from bnviz.probe import observe
 from bnviz.schema import GRID
+from bnviz.settings import OptimizerConfig
 
 EVALUATION_CHUNK = 1_000
 """Test examples a forward pass: activations of this many stay in a CPU's cache."""
@@ -101,30 +102,34 @@ class Trainer:
     def __init__(self, config: RunConfig, data: ImageData | None = None) -> None:
         self.config = config
         self.device = choose_device(config.training.device)
-        self.data = (data or load_mnist(config.data.input)).to(self.device)
-        inputs = self.data.train_images.shape[1]
-        classes = int(self.data.train_labels.max()) + 1
-        self.model = models.build(config.model, inputs, classes, config.training.seed)
-        self.model.to(self.device)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=config.optimizer.learning_rate, fused=True
+        self.step = 0
+        self.data = (data or load(config.data)).to(self.device)
+        check_fit(config, self.data)
+        channels, height, width = self.data.train_images.shape[1:]
+        self.model = models.build(
+            config.model, (channels, height, width), self.data.classes, config.training.seed
         )
+        self.model.to(self.device)
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.base_rate = config.optimizer.learning_rate
+        """The learning rate without its schedule."""
+        self._constant_rate = schedules.is_constant(config.optimizer)
+        self._set_rate()
         self.batches = Minibatches(
             len(self.data.train_images),
             config.training.batch_size,
             config.training.seed,
             self.device,
+            shard_size=config.data.shard_size if config.data.shuffling != "thorough" else 0,
+            within_shards=config.data.shuffling == "within_shards",
         )
-        self.layers = {
-            name.removeprefix("layers."): module.nonlinearity
-            for name, module in self.model.named_modules()
-            if isinstance(module, HiddenLayer)
+        self.layers: dict[str, nn.Module] = {
+            name: layer.nonlinearity for name, layer in self.model.named_layers().items()
         }
         chosen = np.random.default_rng(PROBE_SEED).permutation(len(self.data.test_images))
         self.probe_images = self.data.test_images[
             torch.from_numpy(chosen[: config.trace.probe_size]).to(self.device)
-        ]  # (probe_size, inputs)
-        self.step = 0
+        ]  # (probe_size, channels, height, width)
         self.planned_rates: dict[int, float] = {}
         """Step to the learning rate that is set when that many updates are completed."""
         steps = config.training.steps
@@ -140,29 +145,35 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
+        """Of the next update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        """Takes effect with the next update."""
+        """Takes effect with the next update; the schedule goes on from there."""
+        self.base_rate = value / (self._factor() or 1.0)
+        self._set_rate()
+
+    def _factor(self) -> float:
+        return schedules.factor(self.config.optimizer, self.step, self.config.training.steps)
+
+    def _set_rate(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = value
+            group["lr"] = self.base_rate * self._factor()
 
     def state(self) -> dict[str, Any]:
         """All that going on from here needs. The order of the data is a function of the seed and
         the step, so it needs nothing more."""
-        state = {
+        return {
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "recorded_at": self._recorded_at,
             "losses": self._recent_losses(),
             "seconds": self.seconds,
-            "cpu_random": torch.get_rng_state(),
+            "base_rate": self.base_rate,
+            "dropout": [source.get_state() for source in self._dropout_sources()],
         }
-        if self.device.type == "cuda":
-            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
-        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Stand where `state` was taken; `records` goes on from there."""
@@ -172,9 +183,13 @@ class Trainer:
         self._recorded_at = state["recorded_at"]
         self._recent_losses().copy_(state["losses"])
         self._seconds = state["seconds"]
-        torch.set_rng_state(state["cpu_random"])
-        if "cuda_random" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        # Checkpoints of version 0.1 have neither.
+        self.base_rate = state.get("base_rate", self.learning_rate)
+        for source, saved in zip(self._dropout_sources(), state.get("dropout", []), strict=False):
+            source.set_state(saved)
+
+    def _dropout_sources(self) -> list[torch.Generator]:
+        return [m.generator(self.device) for m in self.model.modules() if isinstance(m, Dropout)]
 
     def _recent_losses(self) -> torch.Tensor:
         return self._losses[: self.step - self._recorded_at]  # (updates since the last record,)
@@ -215,6 +230,8 @@ class Trainer:
                 return
             if self.step in self.planned_rates:
                 self.learning_rate = self.planned_rates[self.step]
+            elif not self._constant_rate:
+                self._set_rate()
             batch = self.batches[self.step]
             self._losses[self.step - self._recorded_at] = train_step(
                 self.model,
@@ -255,10 +272,46 @@ class Trainer:
         return None
 
 
+def check_fit(config: RunConfig, data: ImageData) -> None:
+    """Whether a configuration can train on this data, which may be the user's own.
+
+    Raises:
+        DataError: it cannot; the message says why.
+    """
+    examples, batch = len(data.train_images), config.training.batch_size
+    if batch > examples:
+        raise DataError(
+            f"training.batch_size = {batch}: there are {examples:,} training examples; choose at "
+            f"most {examples:,}"
+        )
+    if problem := kernel_problem(config.model, min(data.train_images.shape[2:])):
+        raise DataError(problem)
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer of a configuration. The L2 penalty is on the weights of linear maps alone."""
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() == 1]
+    groups: list[dict[str, Any]] = (
+        [{"params": weights, "weight_decay": config.l2}, {"params": others, "weight_decay": 0.0}]
+        if config.l2
+        else [{"params": list(model.parameters())}]
+    )
+    rate = config.learning_rate
+    if config.kind == "adagrad":
+        return torch.optim.Adagrad(groups, lr=rate, fused=groups[0]["params"][0].is_cpu)
+    if config.kind == "adam":
+        return torch.optim.Adam(groups, lr=rate, fused=True)
+    return torch.optim.SGD(
+        groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov, fused=True
+    )
+
+
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """One update on one minibatch, images (m, inputs), labels (m,). Returns its mean loss, ()."""
+    """One update on one minibatch, images (m, channels, height, width), labels (m,). Returns its
+    mean loss, ()."""
     loss = F.cross_entropy(model(images), labels)
     optimizer.zero_grad()
     loss.backward()
@@ -267,13 +320,14 @@ def train_step(
 
 
 def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy over (N, inputs) images, BN with running statistics."""
+    """Mean loss and accuracy over images (N, channels, height, width), BN with running
+    statistics."""
     return score(torch.cat([predict(model, c) for c in images.split(EVALUATION_CHUNK)]), labels)
 
 
 @torch.no_grad()
 def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits (n, classes) of (n, inputs) images, BN with running statistics."""
+    """Logits (n, classes) of (n, channels, height, width) images, BN with running statistics."""
     was_training = model.training
     model.eval()
     try:

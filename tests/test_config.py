@@ -38,7 +38,7 @@ def test_a_learning_rate_that_cannot_be_is_refused_in_one_sentence(value):
         ("training.steps", 0, "a whole number from 1 to 10,000,000"),
         ("training.steps", 2.5, "a whole number from 1 to 10,000,000"),
         ("training.seed", -1, "a whole number from 0 to 2,147,483,647"),
-        ("data.dataset", "imagenet", "one of mnist"),
+        ("data.dataset", "imagenet", "one of mnist, fashion_mnist"),
         ("model.nonlinearity", "tanhh", "one of sigmoid, relu"),
         ("model.hidden", [], "a list of 1 to 20 whole numbers from 1 to 4,096"),
         ("model.hidden", [0], "a list of 1 to 20 whole numbers from 1 to 4,096"),
@@ -55,7 +55,7 @@ def test_each_fault_names_path_value_and_what_is_allowed(path, value, allowed):
 
 def test_unknown_keys_are_refused_with_the_known_ones():
     [problem] = problems({"model.depth": 3})
-    assert problem.startswith("model.depth: unknown key; model has kind, hidden, nonlinearity")
+    assert problem.startswith("model.depth: unknown key; model has kind, channels, kernel, hidden")
     [problem] = problems({"modle.hidden": 3})
     assert problem == ("modle: unknown key; a run has data, model, optimizer, training, trace")
     assert "must be a table" in problems({"model": 3})[0]

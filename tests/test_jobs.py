@@ -192,7 +192,7 @@ def test_a_full_memory_fails_in_words_and_can_be_resumed(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("bnviz.models.mlp.MLP.forward", forward)
+        patch.setattr("bnviz.models.network.Network.forward", forward)
         run = worker.run_here(small(training__steps=5), root, "memory", train_on=digits)
     assert run.status.state is State.FAILED
     assert run.status.error.message.startswith(sentence)

@@ -7,12 +7,14 @@ import torch
 
 from bnviz import models
 from bnviz.config import RunConfig, field_info
-from bnviz.models.mlp import HiddenLayer
+from bnviz.models.layers import Layer
+
+SHAPE = (1, 28, 28)
 
 
 def build(**model):
     config = RunConfig().replace({f"model.{key}": value for key, value in model.items()})
-    return models.build(config.model, inputs=784, classes=10, seed=config.training.seed)
+    return models.build(config.model, SHAPE, classes=10, seed=config.training.seed)
 
 
 def test_architecture_is_the_papers():
@@ -72,7 +74,7 @@ def test_each_nonlinearity_is_torchs_and_has_a_gradient(nonlinearity):
 
 def test_bn_stands_immediately_before_the_nonlinearity():
     layer = build(normalization="batch").layers.hidden1
-    assert isinstance(layer, HiddenLayer)
+    assert isinstance(layer, Layer)
     u = torch.rand(60, 784)
     expected = torch.sigmoid(layer.normalization(layer.linear(u)))
     assert torch.equal(layer(u), expected)

@@ -6,25 +6,23 @@ import torch
 
 from bnviz import models
 from bnviz.config import RunConfig
-from bnviz.models.mlp import HiddenLayer
 from bnviz.probe import Probe, observe
 
+SHAPE = (1, 28, 28)
 
-@pytest.fixture(params=["none", "batch"])
+
+@pytest.fixture(params=["none", "batch", "batch_renorm", "whitening"])
 def network(request):
     config = RunConfig().replace({"model.normalization": request.param, "model.hidden": [20, 12]})
-    network = models.build(config.model, 784, 10, seed=0)
+    network = models.build(config.model, SHAPE, 10, seed=0)
+    network.normalized = request.param != "none"
     network.train()
-    network(torch.rand(50, 784))  # gives the running statistics something to lose
+    network(torch.rand(50, *SHAPE))  # gives the running statistics something to lose
     return network
 
 
 def layers_of(network):
-    return {
-        name.removeprefix("layers."): module.nonlinearity
-        for name, module in network.named_modules()
-        if isinstance(module, HiddenLayer)
-    }
+    return {name: layer.nonlinearity for name, layer in network.named_layers().items()}
 
 
 def hooks(network):
@@ -33,14 +31,16 @@ def hooks(network):
 
 @pytest.mark.parametrize("bn_mode", ["batch", "running"])
 def test_observes_the_input_of_each_nonlinearity(network, bn_mode):
-    images = torch.rand(30, 784)
+    images = torch.rand(30, *SHAPE)
     seen = observe(network, layers_of(network), images, bn_mode)
     reference = copy.deepcopy(network)
     reference.train(bn_mode == "batch")
-    u = images
+    u = images.flatten(1)
     for name, units in (("hidden1", 20), ("hidden2", 12)):
         layer = getattr(reference.layers, name)
-        expected = layer.normalization(layer.linear(u))  # (30, units)
+        expected = layer.linear(u)  # (30, units)
+        if network.normalized:
+            expected = layer.normalization(expected)
         assert seen[name].shape == (units, 30)
         np.testing.assert_allclose(seen[name], expected.detach().T, rtol=1e-5, atol=1e-6)
         u = layer(u)
@@ -52,7 +52,7 @@ def test_changes_nothing_in_the_network(network, bn_mode, training):
     network.train(training)
     before = copy.deepcopy(network.state_dict())
     modes = [module.training for module in network.modules()]
-    observe(network, layers_of(network), torch.rand(30, 784), bn_mode)
+    observe(network, layers_of(network), torch.rand(30, *SHAPE), bn_mode)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
     assert all(getattr(m, "track_running_stats", True) for m in network.modules())
@@ -63,10 +63,27 @@ def test_changes_nothing_in_the_network(network, bn_mode, training):
 def test_everything_is_put_back_after_an_exception(network):
     modes = [module.training for module in network.modules()]
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        observe(network, layers_of(network), torch.rand(3, 5), "batch")
+        observe(network, layers_of(network), torch.rand(3, 1, 5, 1), "batch")
     assert hooks(network) == 0
     assert [module.training for module in network.modules()] == modes
     assert all(getattr(m, "track_running_stats", True) for m in network.modules())
+
+
+def test_a_feature_map_is_one_unit_over_examples_and_locations():
+    model = RunConfig().replace({"model.kind": "cnn", "model.hidden": [7]}).model
+    network = models.build(model, (3, 32, 32), 10, seed=0)
+    images = torch.rand(6, 3, 32, 32)
+    seen = observe(network, layers_of(network), images, "batch")
+    assert {name: values.shape for name, values in seen.items()} == {
+        "conv1": (16, 6 * 28 * 28),
+        "conv2": (32, 6 * 10 * 10),
+        "hidden1": (7, 6),
+    }
+    conv = network.layers.conv1
+    expected = conv.normalization(conv.linear(images)).detach().numpy()  # (6, 16, 28, 28)
+    np.testing.assert_allclose(seen["conv1"][3], expected[:, 3].ravel(), atol=1e-5)
+    np.testing.assert_allclose(seen["conv1"].mean(axis=1), 0, atol=1e-4)
+    np.testing.assert_allclose(seen["conv1"].std(axis=1), 1, atol=1e-2)
 
 
 def test_hooks_are_there_only_inside_the_context(network):

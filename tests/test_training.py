@@ -80,7 +80,7 @@ def test_it_is_sgd_on_the_mean_loss_as_autograd_and_hand_have_it(digits):
     lr = config.optimizer.learning_rate
     for step in range(3):
         batch = trainer.batches[step]
-        x, labels = digits.train_images[batch].double(), digits.train_labels[batch]
+        x, labels = digits.train_images[batch].flatten(1).double(), digits.train_labels[batch]
         h = 1 / (1 + torch.exp(-(x @ w1.T + b1)))  # (60, 8)
         p = torch.softmax(h @ w2.T + b2, dim=1)  # (60, 10)
         dz = (p - torch.nn.functional.one_hot(labels, 10)) / 60  # (60, 10)
@@ -139,7 +139,7 @@ def test_percentiles_are_numpys_of_the_pre_activations(digits):
     config = small(trace__probe_size=150, model__normalization="none")
     trainer = Trainer(config, digits)
     record = next(r for r in trainer.records() if isinstance(r, Percentiles))
-    images = trainer.probe_images.numpy()
+    images = trainer.probe_images.flatten(1).numpy()
     layer = trainer.model.layers.hidden1.linear
     values = images @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()  # (150, 100)
     assert record.layer == "hidden1"
@@ -157,7 +157,7 @@ def test_the_minibatch_probe_looks_at_the_batch_about_to_be_trained_on(digits):
     config = small(trace__probe="minibatch", model__normalization="none")
     trainer = Trainer(config, digits)
     record = next(r for r in trainer.records() if isinstance(r, Percentiles))
-    values = trainer.model.layers.hidden1.linear(digits.train_images[trainer.batches[0]])
+    values = trainer.model.layers.hidden1.linear(digits.train_images[trainer.batches[0]].flatten(1))
     np.testing.assert_allclose(record.mean, values.detach().numpy().mean(0), atol=1e-6)
 
 

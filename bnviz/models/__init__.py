@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from bnviz.config import ModelConfig
-from bnviz.models.mlp import MLP
+from bnviz.models.layers import Layer
+from bnviz.models.network import Network
+from bnviz.settings import ModelConfig
 
-__all__ = ["MLP", "build"]
+__all__ = ["Layer", "Network", "build"]
 
 
-def build(config: ModelConfig, inputs: int, classes: int, seed: int) -> nn.Module:
-    """The network of a configuration, with the initial weights that its seed determines."""
+def build(config: ModelConfig, shape: tuple[int, int, int], classes: int, seed: int) -> Network:
+    """The network of a configuration, with the initial weights that its seed determines.
+
+    Args:
+        shape: of an image, (channels, height, width).
+        classes: number of outputs (logits).
+    """
     generator = torch.Generator().manual_seed(seed)
-    return MLP(config, inputs, classes, generator)
+    return Network(config, shape, classes, generator, dropout_seed=seed)

@@ -35,7 +35,7 @@ def choose_runs(run_ids: list[str]) -> list[Run]:
     if st.query_params.get_all("run") != selected:
         st.query_params["run"] = selected
     found = [run for run_id in selected if (run := runs.readable(run_id))]
-    return sorted(found, key=lambda run: (run.config.model.normalization == "batch", run.run_id))
+    return sorted(found, key=lambda run: (run.config.model.normalization != "none", run.run_id))
 
 
 def name(run_id: str) -> str:
