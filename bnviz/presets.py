@@ -27,6 +27,19 @@ class Preset:
     runs: dict[str, RunConfig]
     sweep: tuple[str, ...] = ()
 
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Settings (dotted paths) in which its runs differ, but for being with or without
+        normalization."""
+        flat = [config.flat() for config in self.runs.values()]
+        kinds = {values["model.normalization"] for values in flat} - {"none"}
+        return tuple(
+            path
+            for path in flat[0]
+            if len({repr(values[path]) for values in flat}) > 1
+            and (path != "model.normalization" or len(kinds) > 1)
+        )
+
 
 def load_preset(path: Path) -> Preset:
     """Read a preset: differences from the defaults, common ones first, then each `[[runs]]`, or

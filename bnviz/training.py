@@ -209,6 +209,8 @@ class Trainer:
         self._began = last_sign = time.perf_counter()
         self.model.train()
         while True:
+            if not self._constant_rate:
+                self._set_rate()
             tracing, evaluating = self.step in self._trace_at, self.step in self._evaluate_at
             recording = tracing or evaluating or self.step == steps
             if recording:
@@ -230,8 +232,6 @@ class Trainer:
                 return
             if self.step in self.planned_rates:
                 self.learning_rate = self.planned_rates[self.step]
-            elif not self._constant_rate:
-                self._set_rate()
             batch = self.batches[self.step]
             self._losses[self.step - self._recorded_at] = train_step(
                 self.model,

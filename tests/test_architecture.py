@@ -67,6 +67,7 @@ LEVELS = {
     "bnviz.ui.look": 4,
     "bnviz.ui.paper_page": 4,
     "bnviz.ui.runs_page": 4,
+    "bnviz.ui.settings_form": 4,
     "bnviz.ui.sweeps_page": 4,
     "bnviz.ui.runs": 4,
     "bnviz.ui.text": 4,

@@ -73,6 +73,66 @@ def test_what_does_not_fit_together_is_refused():
     assert "10,000 held-out examples" in problems({"trace.probe_size": 10_001})[0]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            {"model.normalization": "group", "model.groups": 3},
+            "model.groups = 3: does not divide the 100 units of hidden1; choose a number that",
+        ),
+        (
+            {"model.normalization": "group", "model.groups": 100},
+            "one value of hidden1 is normalized alone, and has no variance",
+        ),
+        ({"model.normalization": "layer", "model.hidden": [9, 1]}, "one value of hidden2"),
+        ({"model.normalization": "instance"}, "an mlp has one value a unit, which has no variance"),
+        (
+            {"model.normalization": "whitening", "training.batch_size": 1},
+            "training.batch_size = 1: batch normalization needs a batch of at least 2",
+        ),
+        (
+            {"model.normalization": "layer", "model.bn_per": "activation"},
+            "model.bn_per = 'activation': layer normalization has no such form",
+        ),
+        (
+            {"model.kind": "cnn", "model.kernel": 28},
+            "model.kernel = 28: conv1 sees images of 28×28 and needs 29×29 for its pooling",
+        ),
+        (
+            {"model.kind": "cnn", "model.channels": [4, 4, 4]},
+            "conv3 sees images of 4×4 and needs 6×6 for its pooling; choose a smaller kernel",
+        ),
+        (
+            {"optimizer.kind": "adam", "optimizer.momentum": 0.9},
+            "optimizer.momentum = 0.9: adam takes none; choose 0",
+        ),
+        ({"optimizer.nesterov": True}, "it is a form of momentum, which is 0"),
+        ({"data.dataset": "folder"}, "data.folder is empty: name the folder"),
+        ({"data.input": "colour"}, "mnist has no colours; choose binary or grey"),
+        (
+            {"data.examples": 60_001},
+            "mnist has 60,000 training examples; choose at most 60,000, or 0 for all",
+        ),
+        (
+            {"data.examples": 50},
+            "training.batch_size = 60: data.examples leaves 50 training examples",
+        ),
+        ({"model.dropout": 1.0}, "model.dropout = 1.0: must be a number from 0 and below 1"),
+        ({"optimizer.nesterov": 1}, "optimizer.nesterov = 1: must be true or false"),
+        ({"data.folder": 3}, "data.folder = 3: must be text of at most 4,096 characters"),
+        ({"model.channels": [0]}, "must be a list of 1 to 5 whole numbers from 1 to 512"),
+    ],
+)
+def test_each_combination_that_cannot_be_is_one_sentence(overrides, sentence):
+    [problem] = problems(overrides)
+    assert sentence in problem
+
+
+def test_what_has_no_effect_hinders_nothing():
+    assert RunConfig().replace({"model.kernel": 31, "model.groups": 7, "data.shard_size": 10**6})
+    assert RunConfig().replace({"model.bn_per": "activation", "model.kind": "cnn"})
+
+
 @given(
     lr=st.floats(1e-6, 100),
     steps=st.integers(1, 10**7),

@@ -11,10 +11,12 @@ from streamlit.testing.v1 import AppTest
 
 from bnviz import jobs, processes, queue, store
 from bnviz.config import RunConfig
+from bnviz.presets import presets
 from bnviz.schema import GRID
 from bnviz.status import RunError, State, Status
 from bnviz.store import RunPaths
 from bnviz.trace import TraceWriter
+from bnviz.ui import settings_form
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
 
@@ -410,15 +412,60 @@ def test_started_again_with_one_setting_changed(page, root, held):
     assert "must be one of sigmoid, relu" in texts(app.error).replace("\\", "")
 
 
-def test_settings_are_copied_to_the_controls_and_what_has_none_is_said(page, root):
+def test_settings_are_copied_to_the_controls(page, root, submitted):
     run_id = recorded(root, 1, "none")
     app = page()
     app.number_input(key="lr").set_value(0.7).run()
     click(app, "copy", run_id)
     assert app.number_input(key="lr").value == 0.15
     assert app.segmented_control(key="bn").value == "Without"
-    app.button(key=f"copy-{run_id}").click().run()
-    assert "model.hidden" in texts(app.error).replace("\\", "")
+    assert app.text_input(key="hidden").value == "3, 5"
+    start_button(app).click().run()
+    assert submitted == [store.open_run(root / run_id).config]
+
+
+def test_every_setting_has_a_control():
+    assert set(settings_form.CONTROLS) == set(RunConfig().flat())
+    keys = [control.key for control in settings_form.CONTROLS.values()]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_starts_what_its_file_says(page, submitted, name):
+    app = page(preset="lr-sweep" if name == "figure1" else "figure1")
+    app.number_input(key="seed").set_value(7).run()  # is gone with the choice of a preset
+    app.selectbox(key="preset").set_value(name).run()
+    assert not app.exception
+    start_button(app).click().run()
+    assert submitted == list(presets()[name].runs.values())
+
+
+def test_each_control_reaches_the_run_and_the_address(page, submitted):
+    app = page(network="cnn", channels="4, 6", normalization="group", groups="2", schedule="cosine")
+    app.text_input(key="hidden").set_value("12").run()
+    app.selectbox(key="optimizer").set_value("adam").run()
+    app.number_input(key="dropout").set_value(0.25).run()
+    assert not app.exception
+    assert app.number_input(key="momentum").disabled
+    start_button(app).click().run()
+    plain, grouped = submitted
+    assert (plain.model.normalization, grouped.model.normalization) == ("none", "group")
+    for config in submitted:
+        assert config.model.layers == {"conv1": 4, "conv2": 6, "hidden1": 12}
+        assert config.model.dropout == 0.25
+        assert (config.optimizer.kind, config.optimizer.schedule) == ("adam", "cosine")
+    assert grouped.model.groups == 2
+
+
+@pytest.mark.parametrize("typed", ["", "100,,100", "many", "100, -3", "5000"])
+def test_layers_that_cannot_be_are_answered_in_words(page, typed):
+    app = page()
+    app.text_input(key="hidden").set_value(typed).run()
+    assert not app.exception
+    assert start_button(app).disabled
+    sentence = texts(app.error).replace("\\", "")
+    assert "model.hidden" in sentence
+    assert "must be a list of 1 to 20 whole numbers from 1 to 4,096" in sentence
 
 
 def test_the_learning_rate_of_a_running_run_is_changed(page, root):

@@ -6,6 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnviz.config import RunConfig
+from bnviz.data import DataError, ImageData
 from bnviz.schema import GRID
 from bnviz.training import (
     Diverged,
@@ -216,3 +218,158 @@ def test_a_missing_gpu_is_answered_in_words():
     assert choose_device("auto").type == "cpu"
     with pytest.raises(RuntimeError, match=r"no CUDA device .* choose cpu or auto"):
         choose_device("cuda")
+
+
+# Optimizers, schedules, dropout, convolutions -----------------------------------------------------
+
+
+def rates(records):
+    return {r.step: r.learning_rate for r in records if isinstance(r, Metrics)}
+
+
+def test_the_schedule_is_in_force_and_recorded(digits):
+    config = small(
+        optimizer__learning_rate=0.4,
+        optimizer__schedule="exponential",
+        optimizer__decay_factor=0.5,
+        optimizer__decay_steps=100,
+        optimizer__warmup_steps=10,
+    )
+    recorded = rates(finish(config, digits)[1])
+    for step, rate in recorded.items():
+        assert rate == pytest.approx(0.4 * 0.5 ** (step / 100) * min(1, (step + 1) / 11)), step
+    assert len(recorded) > 5
+
+
+def test_a_changed_learning_rate_goes_on_with_the_schedule(digits):
+    config = small(
+        optimizer__schedule="exponential", optimizer__decay_factor=0.5, optimizer__decay_steps=50
+    )
+    trainer = Trainer(config, digits)
+    trainer.planned_rates[100] = 0.2
+    recorded = rates(trainer.records())
+    assert recorded[200] == pytest.approx(0.2 * 0.5**2)
+    assert recorded[50] == pytest.approx(0.15 * 0.5)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
+def test_l2_pulls_the_weights_and_nothing_else(digits, kind):
+    """With no gradient, only the penalty moves anything."""
+    rate = 0.15 if kind == "sgd" else 1e-6  # the others take steps of this size
+    config = small(optimizer__kind=kind, optimizer__l2=0.01, optimizer__learning_rate=rate)
+    trainer = Trainer(config, digits)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    for name, value in trainer.model.named_parameters():
+        if name.endswith("weight") and value.dim() > 1:
+            assert (value.abs() < before[name].abs()).double().mean() > 0.95
+            if kind == "sgd":
+                torch.testing.assert_close(value, before[name] * (1 - 0.15 * 0.01))
+        else:
+            assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_is_sutskevers(digits, nesterov):
+    """v ← μv + g; w ← w − ηv, or with Nesterov's form w − η(g + μv) (Sutskever et al. 2013)."""
+    config = small(optimizer__momentum=0.9, optimizer__nesterov=nesterov)
+    trainer = Trainer(config, digits)
+    weight = trainer.model.output.weight
+    w, v = weight.detach().clone(), torch.zeros_like(weight)
+    for step in range(3):
+        gradient = torch.full_like(weight, 0.1 * (step + 1))
+        for parameter in trainer.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        weight.grad = gradient.clone()
+        trainer.optimizer.step()
+        v = 0.9 * v + gradient
+        w = w - 0.15 * (gradient + 0.9 * v if nesterov else v)
+    torch.testing.assert_close(weight.detach(), w)
+
+
+VARIANTS = {
+    "dropout": {"model__dropout": 0.5},
+    "momentum": {"optimizer__momentum": 0.9, "optimizer__nesterov": True},
+    "adam": {"optimizer__kind": "adam", "optimizer__learning_rate": 0.01},
+    "adagrad": {"optimizer__kind": "adagrad", "optimizer__schedule": "cosine"},
+    "cnn": {"model__kind": "cnn", "model__channels": [3, 4], "model__hidden": [8]},
+    "renorm": {"model__normalization": "batch_renorm"},
+    "whitening": {"model__normalization": "whitening", "model__hidden": [10]},
+    "shards": {"data__shuffling": "within_shards", "data__shard_size": 100},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_continued_or_observed_it_ends_the_same_to_the_bit(digits, variant):
+    config = small(**{"training__steps": 40, **VARIANTS[variant]})
+    whole, records = finish(config, digits)
+    assert numbers(finish(config, digits)[1]) == numbers(records)
+    part = Trainer(config, digits)
+    for record in part.records():
+        if record.step == 20 and isinstance(record, Progress) and record.complete:
+            break
+    continued = Trainer(config, digits)
+    continued.restore(part.state())
+    list(continued.records())
+    unobserved, _ = finish(config.replace({"trace.records": 0}), digits)
+    for trainer in (continued, unobserved):
+        for name, value in trainer.model.state_dict().items():
+            assert torch.equal(value, whole.model.state_dict()[name]), name
+
+
+def test_two_runs_with_dropout_in_one_process_do_not_disturb_each_other(digits):
+    configs = [small(model__dropout=0.5, training__steps=20, training__seed=s) for s in (1, 2)]
+    alone = [numbers(finish(config, digits)[1]) for config in configs]
+    together = zip(*(Trainer(c, digits).records() for c in configs), strict=False)
+    for n, records in enumerate(zip(*together, strict=True)):
+        got = numbers(records)
+        assert got == alone[n][: len(got)]
+        assert len(got) > 5
+
+
+def test_dropout_drops_its_share_of_hidden_activations_in_training_alone(digits):
+    trainer = Trainer(small(model__dropout=0.25), digits)
+    dropout = trainer.model.layers.hidden1.dropout
+    ones = torch.ones(200, 500)
+    kept = dropout(ones)
+    assert kept.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert (kept == 0).double().mean().item() == pytest.approx(0.25, abs=0.01)
+    dropout.eval()
+    assert dropout(ones) is ones
+
+
+def test_data_that_does_not_fit_the_configuration_is_refused(digits):
+    with pytest.raises(DataError, match=r"batch_size = 601: there are 600 training examples"):
+        Trainer(small(training__batch_size=601), digits)
+    config = RunConfig().replace({"model.kind": "cnn"})
+    little = ImageData(
+        digits.train_images[..., :6, :6],
+        digits.train_labels,
+        digits.test_images[..., :6, :6],
+        digits.test_labels,
+    )
+    with pytest.raises(DataError, match="conv2 sees images of 1×1 and needs 6×6"):
+        Trainer(config, little)
+
+
+def test_a_small_cnn_learns_real_digits_better_than_an_mlp(mnist):
+    """A feature map has one γ and β, so BN adds 2 parameters for each and drops the bias."""
+    config = small(
+        model__kind="cnn",
+        model__channels=[8, 16],
+        model__hidden=[100],
+        model__nonlinearity="relu",
+        training__steps=300,
+        training__evaluations=1,
+        trace__records=1,
+        trace__probe_size=20,
+    )
+    trainer = Trainer(config, mnist)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    assert parameters == 8 * 25 + 16 * 8 * 25 + 100 * 256 + 2 * (8 + 16 + 100) + 1_010
+    records = list(trainer.records())
+    seen = {r.layer: r.grid.shape for r in records if isinstance(r, Percentiles)}
+    assert seen == {"conv1": (8, 15), "conv2": (16, 15), "hidden1": (100, 15)}
+    assert [r for r in records if isinstance(r, Metrics) and r.split == "test"][-1].accuracy > 0.96

@@ -1,22 +1,42 @@
-"""The sidebar of the Lab: what to train. Every choice is held in the URL."""
+"""The sidebar of the Lab: what to train. Every choice but a folder is held in the address."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
 
 import streamlit as st
 
-from bnviz.config import ConfigError, RunConfig, field_info
+from bnviz.config import ConfigError, RunConfig
 from bnviz.presets import Preset, presets
+from bnviz.ui import settings_form
+from bnviz.ui.settings_form import CONTROLS, explanation, widget
 from bnviz.ui.text import literal
 
 BOTH, WITH, WITHOUT = "Both", "With", "Without"
 
 LEARNING_RATES = [float(f"{m}e{e}") for e in range(-4, 2) for m in (1, 1.5, 2, 3, 5, 7)] + [100.0]
 """Stops of the slider, about evenly spaced on a log scale; the field beside it takes any value."""
+
+UNFOLDED = {
+    "Network": ("model.",),
+    "Normalization": ("model.normalization", "model.bn_", "model.groups"),
+    "Optimizer": ("optimizer.",),
+    "Data": ("data.",),
+    "Recording": ("trace.", "training."),
+}
+"""Parts of the sidebar that unfold, with the beginnings of the settings in them. A setting stands
+where the most of its path is named."""
+
+ALWAYS = (
+    "optimizer.learning_rate",
+    "model.nonlinearity",
+    "training.steps",
+    "training.batch_size",
+    "training.seed",
+)
+"""Settings that stand above these parts."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +58,13 @@ def sidebar(start: Callable[[], None]) -> Setup:
         index=list(available).index("figure1"),
         key="preset",
         bind="query-params",
+        on_change=_load_preset,
         help="An experiment with its settings. Changing any control below makes it your own.",
     )
     preset = available[name]
     st.caption(literal(preset.title))
-    defaults = next(iter(preset.runs.values()))
+    defaults = _first(preset).flat()
+    fixed = preset.varied
     st.segmented_control(
         "Batch normalization",
         [BOTH, WITHOUT, WITH],
@@ -50,31 +72,25 @@ def sidebar(start: Callable[[], None]) -> Setup:
         key="bn",
         bind="query-params",
         required=True,
-        help="Both starts two runs from the same weights on the same batches (Section 3.2).",
+        help="Both starts the runs without and with it, from the same weights on the same batches "
+        "(Section 3.2). What With is, “Normalization” below says.",
     )
-    _choice("model.nonlinearity", "nonlinearity", "Nonlinearity", defaults.model.nonlinearity)
-    _learning_rate(defaults.optimizer.learning_rate)
-    _choice("model.initialization", "init", "Initial weights", defaults.model.initialization)
-    _number(
-        "model.init_std",
-        "init_std",
-        "Initial weights' std",
-        defaults.model.init_std,
-        disabled=st.session_state["init"] != "gaussian",
-    )
-    left, right = st.columns(2)
-    with left:
-        _number("training.batch_size", "batch", "Batch size", defaults.training.batch_size)
-        _number("training.seed", "seed", "Seed", defaults.training.seed)
-    with right:
-        _number("training.steps", "steps", "Steps", defaults.training.steps)
-        _choice("data.input", "pixels", "Pixels", defaults.data.input)
+    _learning_rate(defaults["optimizer.learning_rate"], "optimizer.learning_rate" in fixed)
+    for path in ALWAYS[1:2]:
+        widget(path, defaults[path], fixed)
+    for column, path in zip(st.columns(3), ALWAYS[2:], strict=True):
+        with column:
+            widget(path, defaults[path], fixed)
+    for part, paths in _parts().items():
+        with st.expander(part):
+            for path in paths:
+                widget(path, defaults[path], fixed)
     setup = read()
     for problem in setup.problems:
         st.error(literal(problem), icon=":material/block:")
-    if preset.sweep:
-        names = ", ".join(p.rpartition(".")[2].replace("_", " ") for p in preset.sweep)
-        st.caption(f"This preset sweeps: {literal(names)}.")
+    if fixed:
+        names = ", ".join(CONTROLS[path].label.lower() for path in fixed)
+        st.caption(f"The runs of this preset differ in: {literal(names)}.")
     # Where something is wrong there are none, and the button says what it would start.
     count = len(setup.runs) or (2 if st.session_state["bn"] == BOTH else 1)
     st.button(
@@ -89,7 +105,20 @@ def sidebar(start: Callable[[], None]) -> Setup:
     return setup
 
 
-def _learning_rate(default: float) -> None:
+def _parts() -> dict[str, list[str]]:
+    """The settings of each part that unfolds."""
+    parts: dict[str, list[str]] = {part: [] for part in UNFOLDED}
+    for path in CONTROLS:
+        if path not in ALWAYS:
+            named = {
+                part: max((len(b) for b in beginnings if path.startswith(b)), default=0)
+                for part, beginnings in UNFOLDED.items()
+            }
+            parts[max(named, key=named.__getitem__)].append(path)
+    return parts
+
+
+def _learning_rate(default: float, disabled: bool) -> None:
     """A log slider and a field for any value, each following the other."""
     st.session_state.setdefault("lr_slider", _nearest(st.session_state.get("lr", default)))
 
@@ -107,6 +136,7 @@ def _learning_rate(default: float) -> None:
         key="lr",
         bind="query-params",
         on_change=from_field,
+        disabled=disabled,
         help=explanation("optimizer.learning_rate"),
     )
     st.session_state["lr_slider"] = _nearest(st.session_state["lr"])
@@ -116,14 +146,9 @@ def _learning_rate(default: float) -> None:
         key="lr_slider",
         format_func=lambda value: f"{value:g}",
         on_change=from_slider,
+        disabled=disabled,
         label_visibility="collapsed",
     )
-
-
-def explanation(path: str) -> str:
-    """What a setting is, with the paper's section."""
-    description = field_info(path).description
-    return f"{description[0].upper()}{description[1:]}."
 
 
 def _nearest(value: float | None) -> float:
@@ -132,73 +157,52 @@ def _nearest(value: float | None) -> float:
     return min(LEARNING_RATES, key=lambda stop: abs(math.log(stop / value)))
 
 
-def _choice(path: str, key: str, label: str, default: str) -> None:
-    st.selectbox(
-        label,
-        options := get_args(field_info(path).annotation),
-        index=options.index(default),
-        key=key,
-        bind="query-params",
-        help=explanation(path),
-    )
+def _first(preset: Preset) -> RunConfig:
+    """The run whose settings the controls show: one with normalization, where there is one."""
+    configs = list(preset.runs.values())
+    return next((c for c in configs if c.model.normalization != "none"), configs[0])
 
 
-def _number(
-    path: str, key: str, label: str, default: float | int, *, disabled: bool = False
-) -> None:
-    # No bounds here: a value out of range is answered with a sentence and not silently changed.
-    st.number_input(
-        label,
-        value=default,
-        format="%g" if isinstance(default, float) else "%d",
-        step=None if isinstance(default, float) else 1,
-        key=key,
-        bind="query-params",
-        disabled=disabled,
-        help=explanation(path),
-    )
+def _load_preset() -> None:
+    """Set the controls to what the preset just chosen has."""
+    settings_form.set_values(_first(presets()[st.session_state["preset"]]).flat().__getitem__)
+    st.session_state["bn"] = BOTH
 
 
-CONTROLS = {
-    "model.nonlinearity": "nonlinearity",
-    "model.initialization": "init",
-    "model.init_std": "init_std",
-    "optimizer.learning_rate": "lr",
-    "training.batch_size": "batch",
-    "training.steps": "steps",
-    "training.seed": "seed",
-    "data.input": "pixels",
-}
-"""Setting to the key of its control."""
+def load(config: RunConfig) -> None:
+    """Set the controls to a run's configuration; in a callback.
 
-
-def load(config: RunConfig) -> list[str]:
-    """Set the controls to a run's configuration; in a callback. Returns the settings that differ
-    from the preset's and have no control."""
-    values = config.flat()
-    for path, key in CONTROLS.items():
-        st.session_state[key] = values[path]
-    st.session_state["bn"] = WITH if config.model.normalization == "batch" else WITHOUT
-    st.session_state["lr_slider"] = _nearest(values["optimizer.learning_rate"])
-    preset = presets()[st.session_state.get("preset", "figure1")]
-    defaults = next(iter(preset.runs.values())).flat()
-    controlled = {*CONTROLS, "model.normalization"}
-    return [path for path in values if path not in controlled and values[path] != defaults[path]]
+    The preset becomes figure1, whose runs differ in their normalization alone.
+    """
+    st.session_state["preset"] = "figure1"
+    settings_form.set_values(config.flat().__getitem__)
+    st.session_state["bn"] = WITHOUT if config.model.normalization == "none" else WITH
 
 
 def read() -> Setup:
     """What the controls say now. In a callback, too: a value typed just before a click counts."""
     state = st.session_state
     preset = presets()[state["preset"]]
-    # What a sweep varies is not for the controls.
-    settings = {p: state[key] for p, key in CONTROLS.items() if p not in preset.sweep}
-    wanted = {BOTH: ("none", "batch"), WITH: ("batch",), WITHOUT: ("none",)}[state["bn"]]
+    settings = {
+        path: settings_form.value_of(path)
+        for path in CONTROLS
+        if path not in preset.varied and path != "model.normalization"
+    }
+    kind = settings_form.value_of("model.normalization")
     runs, problems = {}, []
     for run_name, config in preset.runs.items():
-        if config.model.normalization not in wanted:
+        own = config.model.normalization
+        if (own == "none" and state["bn"] == WITH) or (own != "none" and state["bn"] == WITHOUT):
             continue
+        if own != "none" and "model.normalization" not in preset.varied:
+            settings["model.normalization"] = kind
+        else:
+            settings["model.normalization"] = own
         try:
             runs[f"{preset.name}-{run_name}"] = config.replace(settings)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
+    if not runs and not problems:
+        which = "with" if state["bn"] == WITH else "without"
+        problems = [f"The preset {preset.name} has no runs {which} normalization; choose Both."]
     return Setup(preset, runs, problems)

@@ -101,7 +101,7 @@ def _start() -> None:
     setup = controls.read()
     if setup.problems:
         return  # the page that is drawn next says them
-    group = jobs.new_group(setup.preset.name) if setup.preset.sweep else ""
+    group = jobs.new_group(setup.preset.name) if len(setup.runs) > 2 else ""
     if started := runs.start(setup.runs, group):
         runs.show(started)
 

@@ -18,6 +18,7 @@ from bnviz.processes import has_process, is_worker, silent_for_s, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
 from bnviz.store import Run, StoreError
 from bnviz.ui import controls
+from bnviz.ui.settings_form import explanation
 from bnviz.ui.text import duration, literal
 
 TOGETHER_S = 5
@@ -183,7 +184,7 @@ def _one_change(run: Run) -> None:
             f"instead of {captions.value_text(settings[path])}",
             key=f"to-{run.run_id}-{path}",
             placeholder="new value",
-            help=f"{controls.explanation(path)}  \nAllowed: {allowed(path)}.",
+            help=f"{explanation(path)}  \nAllowed: {allowed(path)}.",
             width=190,
         )
         changes, problems = {}, []
@@ -281,11 +282,7 @@ def _delete(run: Run) -> None:
 
 
 def _copy(run: Run) -> None:
-    left_out = controls.load(run.config)
-    if left_out:
-        st.session_state["problem"] = (
-            "Copied, but for what the controls on the left do not have: " + ", ".join(left_out)
-        )
+    controls.load(run.config)
     st.session_state["refresh"] = True
 
 

@@ -249,10 +249,7 @@ def _actions(chosen: list[str]) -> None:
             icon=":material/content_copy:",
             disabled=len(found) != 1,
         ):
-            if left_out := controls.load(found[0].config):
-                st.session_state["problem"] = (
-                    "Copied, but for what the Lab's controls do not have: " + ", ".join(left_out)
-                )
+            controls.load(found[0].config)
             st.switch_page(st.session_state["pages"]["lab"])
 
 
