@@ -15,6 +15,9 @@ SHORT = {
     "model.init_std": "std",
     "model.nonlinearity": "",
     "model.initialization": "",
+    "model.bn_placement": "",
+    "model.dropout": "dropout-",
+    "optimizer.l2": "l2-",
     "training.batch_size": "batch",
     "training.seed": "seed",
 }

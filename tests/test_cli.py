@@ -122,7 +122,7 @@ def test_an_empty_root_says_what_to_do(root):
     [
         (
             ["run", "figure9"],
-            "unknown preset 'figure9'; choose one of batch-sweep, figure1, lr-sweep",
+            "unknown preset 'figure9'; choose one of batch-sweep, bn-placement, cnn, ",
         ),
         (["run", "figure1", "--set", "model.depth=3"], "model.depth: unknown key; model has"),
         (["run", "figure1", "--set", "training.steps=0"], "a whole number from 1 to 10,000,000"),
