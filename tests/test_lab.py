@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -32,13 +33,24 @@ def page(root):
     return load
 
 
-def recorded(root, number, kind, state=State.COMPLETED, records=3, hidden=(3, 5), **status):
+def recorded(
+    root,
+    number,
+    kind,
+    state=State.COMPLETED,
+    records=3,
+    hidden=(3, 5),
+    settings=MappingProxyType({}),
+    **status,
+):
     """A run directory as a worker leaves it, without the training."""
-    directory = root / f"20260101-00000{number}-figure1-{kind}-abc12{number}"
+    directory = root / f"20260101-00000{number}-figure1-{kind.replace('_', '-')}-abc12{number}"
     directory.mkdir(parents=True)
     paths = RunPaths(directory)
     paths.control.mkdir()
-    config = RunConfig().replace({"model.normalization": kind, "model.hidden": list(hidden)})
+    config = RunConfig().replace(
+        {"model.normalization": kind, "model.hidden": list(hidden), **settings}
+    )
     store.write_config(paths, config)
     writer = TraceWriter(paths)
     for step in range(records):
@@ -107,6 +119,14 @@ def test_finished_runs_are_shown_as_the_papers_figure(page, root):
     assert titles[1:] == ["(b) Without BN: hidden2 unit 2", "(c) With BN: hidden2 unit 2"]
     assert "Typical unit of hidden2: 2" in texts(app.caption)
     assert all(button.key != f"cancel-{ids[0]}" for button in app.button)
+
+
+def test_the_papers_curves_lie_in_axes_of_what_they_show_alone(page):
+    figure = chart(page())
+    assert any(trace.get("legendgroup") == "paper" for trace in figure["data"])
+    app = page(preset="cnn")
+    assert not any(trace.get("legendgroup") == "paper" for trace in chart(app)["data"])
+    assert "what the paper measured" not in texts(app.caption)
 
 
 def test_layer_unit_and_the_papers_curves_are_chosen(page, root):

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from bnviz import jobs, paper, queue, store
 from bnviz.about import change_about, read_about
 from bnviz.index import Index
+from bnviz.settings import NORMALIZATIONS
 from bnviz.status import RunError, State
 from bnviz.store import StoreError, open_run
 from bnviz.trace import TraceWriter
@@ -81,6 +82,24 @@ def test_runs_in_every_state_are_shown(page, root, name, state):
     assert "Cannot" not in texts(app.error)
     shown = app.dataframe if name == "runs_page" else charts(app)
     assert shown or state == "waiting for its first record"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_cnns_of_every_normalization_are_shown(page, root, name):
+    cnn = {"model.kind": "cnn", "model.channels": [2, 3], "model.groups": 1}
+    ids = [
+        recorded(root, number, kind, hidden=(4,), settings=cnn)
+        for number, kind in enumerate(NORMALIZATIONS)
+    ]
+    for run_id in ids:
+        change_about(open_run(root / run_id), group="mine")
+    app = page(name, run=ids, of=ids[-1], group="mine", layer="conv2", dlayer="conv2", paper="true")
+    assert not texts(app.warning)
+    if name == "compare_page":
+        names = {trace["name"] for figure in charts(app) for trace in figure["data"]}
+        assert set(NORMALIZATIONS.values()) <= names
+        titles = str([figure["layout"]["annotations"] for figure in charts(app)[1:]])
+        assert all(title in titles for title in NORMALIZATIONS.values())
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -74,8 +74,8 @@ def layer_and_unit(chosen: Sequence[Run]) -> tuple[str, int | None]:
         key="layer",
         bind="query-params",
         width=160,
-        help="hidden1 is next to the input. The paper shows a unit of the last hidden layer "
-        "(Figure 1).",
+        help="From the input on; of a convolution, a unit is a feature map. The paper shows a unit "
+        "of the last hidden layer (Figure 1).",
     )
     if not layer:
         return "", None

@@ -32,9 +32,10 @@ where the most of its path is named."""
 ALWAYS = (
     "optimizer.learning_rate",
     "model.nonlinearity",
-    "training.steps",
     "training.batch_size",
+    "training.steps",
     "training.seed",
+    "data.input",
 )
 """Settings that stand above these parts."""
 
@@ -76,10 +77,10 @@ def sidebar(start: Callable[[], None]) -> Setup:
         "(Section 3.2). What With is, “Normalization” below says.",
     )
     _learning_rate(defaults["optimizer.learning_rate"], "optimizer.learning_rate" in fixed)
-    for path in ALWAYS[1:2]:
-        widget(path, defaults[path], fixed)
-    for column, path in zip(st.columns(3), ALWAYS[2:], strict=True):
-        with column:
+    widget("model.nonlinearity", defaults["model.nonlinearity"], fixed)
+    columns = st.columns(2)
+    for i, path in enumerate(ALWAYS[2:]):
+        with columns[i % 2]:
             widget(path, defaults[path], fixed)
     for part, paths in _parts().items():
         with st.expander(part):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
 from bnviz import captions, figures, jobs, plots, queue, store, tables
+from bnviz.config import RunConfig
 from bnviz.plots import Plot, Views
 from bnviz.store import Run, StoreError
 from bnviz.ui import chart, choices, controls, frame, runs
@@ -118,21 +121,25 @@ def _empty(setup: controls.Setup) -> None:
         disabled=bool(setup.problems),
         key="start_figure1",
     )
-    if setup.runs:
-        steps = max(config.training.steps for config in setup.runs.values())
+    configs = list(setup.runs.values())
+    layer = next((list(config.model.layers)[-1] for config in configs), "")
+    with_paper = _like_the_papers(configs, layer)
+    if configs:
+        steps = max(config.training.steps for config in configs)
         st.caption(
-            f"{count} of {steps:,} steps; two of 50,000 take a minute or two on two CPU cores. "
-            "The first points come within seconds. Below is what the paper measured."
+            f"{count} of {steps:,} steps; two of 50,000 with the paper's network take a minute or "
+            "two on two CPU cores. The first points come within seconds."
+            + (" Below is what the paper measured." if with_paper else "")
         )
-    data = [figures.not_started(config) for config in setup.runs.values()]
-    layer = next((list(config.model.layers)[-1] for config in setup.runs.values()), "")
+    data = [figures.not_started(config) for config in configs]
 
     def build(views: Views) -> Plot:
-        drawn = figures.figure1(data, layer, "typical unit", with_paper=True)
-        return Plot(drawn, "The paper's Figure 1, digitised.")
+        drawn = figures.figure1(data, layer, "typical unit", with_paper=with_paper)
+        words = "The paper's Figure 1, digitised." if with_paper else "Empty axes."
+        return Plot(drawn, words)
 
-    version = tuple(map(str, setup.runs.values()))
-    chart.live("figure1", version, build, [], "figure1-paper", with_paper=True)
+    version = tuple(map(str, configs))
+    chart.live("figure1", version, build, [], "figure1-paper", with_paper=with_paper)
 
 
 def _view(chosen: list[Run]) -> tuple[str, int | None, bool]:
@@ -174,13 +181,23 @@ def _show_runs(chosen: list[Run], layer: str, unit: int | None, with_paper: bool
 
 
 def _paper_differs(chosen: list[Run], layer: str) -> str:
-    models = [run.config.model for run in chosen]
-    alike = all(
-        model.nonlinearity == "sigmoid" and list(model.layers)[-1] == layer for model in models
-    ) and all(run.config.data.input == "binary" for run in chosen)
-    if alike:
+    if _like_the_papers([run.config for run in chosen], layer):
         return ""
-    return "The paper's curves are of a sigmoid unit in the last hidden layer, on binary digits."
+    return (
+        "The paper's curves are of a sigmoid unit in the last hidden layer of an MLP, on binary "
+        "digits."
+    )
+
+
+def _like_the_papers(configs: Sequence[RunConfig], layer: str) -> bool:
+    """Whether a layer of these runs is what panels (b) and (c) of the paper's figure show."""
+    return all(
+        config.model.kind == "mlp"
+        and config.model.nonlinearity == "sigmoid"
+        and list(config.model.layers)[-1] == layer
+        and (config.data.dataset, config.data.input) == ("mnist", "binary")
+        for config in configs
+    )
 
 
 def _export(chosen: list[Run], layer: str, unit: int | None, with_paper: bool) -> None:
