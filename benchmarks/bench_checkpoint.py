@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bnviz import checkpoint, data, worker
-from bnviz.config import find_preset
+from bnviz.presets import find_preset
 
 STEPS = 25_000
 TURNS = 3

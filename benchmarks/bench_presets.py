@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from bnviz import jobs, store
 from bnviz.config import RunConfig
 from bnviz.presets import Preset, presets

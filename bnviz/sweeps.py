@@ -94,7 +94,7 @@ def figure(results: Sequence[Result], against: str) -> go.Figure:
             y=rows["accuracy"],
             name=label,
             uid=style.uid(label),
-            mode="lines+markers",
+            mode="lines+markers" if numeric else "markers",
             line=line,
             marker_size=7,
             error_y={

@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -164,6 +165,16 @@ def test_the_pinned_versions_are_those_installed():
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         name, _, version = line.partition("==")
         assert importlib.metadata.version(name).split("+")[0] == version
+
+
+@pytest.mark.parametrize(
+    "script",
+    [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("experiments/*.py")],
+    ids=lambda script: script.name,
+)
+def test_each_script_finds_what_it_imports(script):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_every_preset_says_why_and_only_what_differs():
