@@ -23,7 +23,7 @@ covariate shift*; with BN they stay in place.
 """
 
 READING = """
-- **(a)** accuracy on all 10,000 test digits; BN uses its running statistics.
+- **(a)** accuracy on all test images (of MNIST 10,000); BN uses its running statistics.
 - **(b), (c), …** 15th, 50th and 85th percentile of one unit's *pre-activation* (the input of its
   nonlinearity, after BN where there is BN), exact, over the examples named below the figure. In the
   default, BN normalizes by their own statistics, as the paper's training network does.
@@ -177,7 +177,9 @@ def _paper_differs(chosen: list[Run], layer: str) -> str:
     models = [run.config.model for run in chosen]
     alike = all(
         model.nonlinearity == "sigmoid" and list(model.layers)[-1] == layer for model in models
-    ) and all(run.config.data.input == "binary" for run in chosen)
+    ) and all(
+        (run.config.data.dataset, run.config.data.input) == ("mnist", "binary") for run in chosen
+    )
     if alike:
         return ""
     return "The paper's curves are of a sigmoid unit in the last hidden layer, on binary digits."
