@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -61,6 +62,8 @@ def fetch(
             for name in files.md5:  # in the same file system, so each is there whole
                 os.replace(staging / files.folder / name, target / files.folder / name)
         except (OSError, RuntimeError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it holds the connection
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise FetchError(_no_space(files, target)) from error
             why = " ".join(str(error).split())
@@ -72,9 +75,10 @@ def fetch(
 
 
 def fetch_with_bar(dataset: str, folder: Path | None) -> Path:
-    """`fetch`, showing its progress on stderr."""
+    """`fetch`, showing its progress where stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(24), DownloadColumn())
-    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         size = sources.download_size(dataset)
         task = progress.add_task(dataset, total=size, visible=size > 0)
         path = fetch(dataset, folder, lambda done: progress.update(task, completed=done))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
+import threading
 from pathlib import Path
-from typing import IO, NamedTuple
 
 import streamlit as st
 
@@ -19,11 +18,27 @@ TICK_S = 1.0
 COMMAND = (sys.executable, "-m", "bnviz", "fetch")
 
 
-class _Download(NamedTuple):
-    """The process that downloads a data set, and the file that holds what it says."""
+class _Download:
+    """A process that downloads a data set, and what became of it."""
 
-    process: subprocess.Popen[bytes]
-    said: IO[bytes]
+    def __init__(self, dataset: str) -> None:
+        self.goes_on = True
+        self.failure = ""
+        """Why it failed, in the words of the command."""
+        threading.Thread(target=self._wait, args=(dataset,), daemon=True).start()
+
+    def _wait(self, dataset: str) -> None:
+        done = subprocess.run(
+            [*COMMAND, dataset],
+            cwd=Path(__file__).resolve().parent.parent.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            start_new_session=True,  # Ctrl-C for the server is not for the download
+        )
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            self.failure = lines[-1].removeprefix("bnviz: ") if lines else "the download was ended"
+        self.goes_on = False
 
 
 @st.cache_resource(show_spinner=False)
@@ -43,8 +58,7 @@ def offer_download(config: DataConfig) -> None:
 
 
 def _goes_on(dataset: str) -> bool:
-    download = _downloads().get(dataset)
-    return download is not None and download.process.poll() is None
+    return dataset in _downloads() and _downloads()[dataset].goes_on
 
 
 def _offer(dataset: str, going_on: bool) -> None:
@@ -56,7 +70,7 @@ def _offer(dataset: str, going_on: bool) -> None:
         text = f"Downloading {title}: {done:,.0f} of {size:,.0f} MB"
         st.progress(min(1.0, done / size), text=text)
         return
-    if problem := _failure(dataset):
+    if dataset in _downloads() and (problem := _downloads()[dataset].failure):
         st.error(literal(problem), icon=":material/block:")
     st.info(f"{title} is not here yet. It is a download of {size:,.0f} MB.")
     st.button(
@@ -69,25 +83,5 @@ def _offer(dataset: str, going_on: bool) -> None:
 
 
 def _start(dataset: str) -> None:
-    if _goes_on(dataset):  # another tab was first
-        return
-    said = tempfile.TemporaryFile()  # noqa: SIM115  # read when the process has ended
-    process = subprocess.Popen(
-        [*COMMAND, dataset],
-        cwd=Path(__file__).resolve().parent.parent.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=said,
-        start_new_session=True,
-    )
-    _downloads()[dataset] = _Download(process, said)
-
-
-def _failure(dataset: str) -> str:
-    """Why the last download failed, in the words of the command; "" where none has."""
-    download = _downloads().get(dataset)
-    if download is None or not download.process.returncode:
-        return ""
-    download.said.seek(0)
-    lines = download.said.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("bnviz: ") if lines else "the download was ended"
+    if not _goes_on(dataset):  # another tab may have been first
+        _downloads()[dataset] = _Download(dataset)
