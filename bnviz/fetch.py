@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -62,8 +61,6 @@ def fetch(
             for name in files.md5:  # in the same file system, so each is there whole
                 os.replace(staging / files.folder / name, target / files.folder / name)
         except (OSError, RuntimeError, HTTPException) as error:
-            if isinstance(error, HTTPError):
-                error.close()  # it holds the connection
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise FetchError(_no_space(files, target)) from error
             why = " ".join(str(error).split())
