@@ -6,22 +6,19 @@ import contextlib
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bnviz import bundle, jobs, queue, store, style, unbundle
+from bnviz import bundle, fetch, jobs, progress, queue, sources, store, style, unbundle
 from bnviz import export as exporting
 from bnviz import presets as named
 from bnviz.config import ConfigError, allowed, parse_setting
 from bnviz.processes import true_status
-from bnviz.status import ACTIVE, UNFINISHED, State, Status
+from bnviz.status import State, Status
 from bnviz.store import Run, StoreError
 
 app = typer.Typer(
@@ -40,21 +37,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UNSUCCESSFUL = {State.FAILED, State.LOST, State.PAUSED}
 """States that make `run` exit with an error. DIVERGED is a result."""
 
-ADVANCE_INTERVAL_S = 5.0
-"""How often `run` looks after the queue while it shows progress."""
-
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """A user's mistake gets its sentences on stderr and exit status 2, and no traceback."""
     try:
         yield
-    except ConfigError as error:
-        for problem in error.problems:
+    except (ConfigError, StoreError, fetch.FetchError) as error:
+        for problem in getattr(error, "problems", [error]):
             print(f"bnviz: {problem}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except StoreError as error:
-        print(f"bnviz: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
@@ -84,6 +75,7 @@ def run(
         experiment = named.find_preset(preset)
         overrides = dict(map(parse_setting, settings or []))
         configs = {name: c.replace(overrides) for name, c in experiment.runs.items()}
+        sources.check(configs.values())  # all of them, before the first starts
         started = []
         group = jobs.new_group(experiment.name) if experiment.sweep else ""
         for name, config in configs.items():
@@ -93,9 +85,9 @@ def run(
         if detach:
             return
         try:
-            _follow(started)
+            progress.follow(started)
         except KeyboardInterrupt:
-            _cancel_all(started)
+            progress.cancel_all(started)
             raise typer.Exit(130) from None
     for each in started:
         status = true_status(each)
@@ -111,56 +103,6 @@ def _what_stopped(status: Status) -> str:
     if status.state is State.PAUSED:
         return f"paused ({status.reason or 'as requested'}); `resume` lets it go on"
     return f"{status.reason or 'its process is gone'}; `resume` lets it go on"
-
-
-def _follow(runs: list[Run]) -> None:
-    columns = (
-        TextColumn("{task.description:>10}"),
-        BarColumn(12),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[accuracy]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks = {
-            run.run_id: progress.add_task(
-                run.config.label, total=run.status.steps, speed="starting", accuracy=""
-            )
-            for run in runs
-        }
-        unfinished, looked = True, time.monotonic()
-        while unfinished:
-            unfinished = False
-            if time.monotonic() - looked > ADVANCE_INTERVAL_S:
-                with contextlib.suppress(queue.CannotStart):  # it is tried again
-                    queue.advance(runs[0].paths.directory.parent)
-                looked = time.monotonic()
-            for run in runs:
-                status = true_status(run)
-                state = status.state
-                unfinished |= state in ACTIVE
-                speed = (
-                    f"{status.steps_per_s:,.0f} steps/s" if status.steps_per_s else state.lower()
-                )
-                accuracy = status.test_accuracy
-                progress.update(
-                    tasks[run.run_id],
-                    completed=status.step,
-                    speed=speed,
-                    accuracy="" if accuracy is None else f"accuracy {accuracy:.4f}",
-                )
-            time.sleep(0.2)
-
-
-def _cancel_all(runs: list[Run]) -> None:
-    for run in runs:
-        if true_status(run).state in UNFINISHED:
-            jobs.cancel(run)
-    for run in runs:
-        state = jobs.wait_until_finished(run, timeout_s=10)
-        print(f"bnviz: {run.run_id} {state} at step {run.status.step:,}", file=sys.stderr)
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -331,6 +273,16 @@ def slots(
             queue.set_slots(folder, count, device)
         for kind, number in queue.slots(folder).items():
             print(f"{kind:<6} {number}")
+
+
+@app.command("fetch")
+def fetch_data(
+    dataset: Annotated[str, typer.Argument(help="fashion_mnist or cifar10.")],
+    to: Annotated[Path | None, typer.Option(help="Folder; by default the cache.")] = None,
+) -> None:
+    """Download a data set."""
+    with _plain_errors():
+        print(fetch.fetch_with_bar(dataset, to))
 
 
 @app.command()

@@ -1,46 +1,22 @@
-"""MNIST, embedded in the project, as tensors in memory; and the order of its minibatches.
-
-The four original files (60,000 + 10,000 digits, LeCun & Cortes, CC BY-SA 3.0) lie gzipped in
-`assets/mnist`. They are expanded once into a cache and read by `torchvision.datasets.MNIST`.
-"""
+"""Data sets as tensors in memory, and the order of their minibatches."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import importlib.util
-import os
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from bnviz.images import DataError as DataError  # part of what this module offers
+from bnviz.images import read
 from bnviz.settings import DataConfig
-
-ASSETS = Path(__file__).resolve().parent / "assets" / "mnist"
-
-MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
-"""Of the expanded files."""
 
 INK = 127
 """A pixel is "on" in binary input when its grey level is above this (half of 255). The paper says
 only that its images are binary."""
-
-
-SUBSET_SEED = 0
-"""Picks the training examples of a subset: the same for every run, and more of them add to it."""
-
-
-class DataError(RuntimeError):
-    """The data cannot be made ready; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -99,90 +75,36 @@ class ImageData:
         )
 
 
-def load(config: DataConfig) -> ImageData:
+def load(config: DataConfig, cache: Path | None = None) -> ImageData:
     """The data set of a configuration.
+
+    Args:
+        cache: where expanded files are kept; by default `bnviz.sources.default_cache()`.
 
     Raises:
         DataError: it cannot be made ready.
     """
-    data = load_mnist(config.input)
-    if not config.examples:
-        return data
-    chosen = np.random.default_rng(SUBSET_SEED).permutation(len(data.train_images))
-    kept = torch.from_numpy(chosen[: config.examples])
-    return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept])
+    return ImageData(
+        *(
+            tensor
+            for levels, labels in read(config, cache)
+            for tensor in (_pixels(levels, config.input), labels)
+        )
+    )
 
 
-def load_mnist(input: str = "binary", cache: Path | None = None) -> ImageData:
-    """All of MNIST as tensors.
-
-    Args:
-        input: "binary" (the paper's; a pixel is 0 or 1) or "grey" (grey level / 255).
-        cache: where the expanded files are kept; by default `default_cache()`.
+def load_mnist(input: Literal["binary", "grey"] = "binary", cache: Path | None = None) -> ImageData:
+    """All of MNIST as tensors, binary (a pixel is 0 or 1, as the paper's) or in grey levels / 255.
 
     Raises:
         DataError: the cache cannot be written, or an embedded file is damaged.
     """
-    cache = cache or default_cache()
-    expand(cache)
-    _make_torchvision_importable()
-    from torchvision.datasets import MNIST
-
-    tensors = []
-    for train in (True, False):
-        digits = MNIST(str(cache), train=train, download=False)
-        tensors += [_pixels(digits.data[:, None], input), digits.targets]
-    return ImageData(*tensors)
+    return load(DataConfig(input=input), cache)
 
 
 def _pixels(levels: torch.Tensor, input: str) -> torch.Tensor:
     """Pixels in [0, 1] of uint8 levels, the same shape, float32."""
     return (levels > INK).float() if input == "binary" else levels.float().div_(255)
-
-
-def default_cache() -> Path:
-    """$BNVIZ_CACHE, else `bnviz` in the user's cache folder."""
-    if chosen := os.environ.get("BNVIZ_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnviz"
-
-
-def expand(cache: Path) -> None:
-    """Expand the embedded files into `cache`, unless they are there and whole.
-
-    Each file is written aside and moved into place, so an interrupted run leaves nothing half
-    written and two processes may do this at the same moment. A damaged file is replaced.
-
-    Raises:
-        DataError: the cache cannot be written, or an embedded file is damaged.
-    """
-    raw = cache / "MNIST" / "raw"  # the folder torchvision looks into
-    for name, md5 in MD5.items():
-        target = raw / name
-        try:
-            if target.is_file() and hashlib.md5(target.read_bytes()).hexdigest() == md5:
-                continue
-            content = gzip.decompress((ASSETS / f"{name}.gz").read_bytes())
-        except (OSError, EOFError) as error:
-            raise DataError(
-                f"cannot read the embedded data file {name}: {error}; check the folder {ASSETS}"
-            ) from error
-        if hashlib.md5(content).hexdigest() != md5:
-            raise DataError(
-                f"the embedded file {ASSETS / name}.gz is damaged (its md5 differs); "
-                "restore it from the repository"
-            )
-        try:
-            raw.mkdir(parents=True, exist_ok=True)
-            descriptor, aside = tempfile.mkstemp(prefix=f".{name}-", dir=raw)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            os.replace(aside, target)
-        except OSError as error:
-            raise DataError(
-                f"cannot write the data cache {cache}: {error.strerror}; "
-                "set BNVIZ_CACHE to a folder that can be written"
-            ) from error
 
 
 class Minibatches:
@@ -243,28 +165,3 @@ class Minibatches:
         if self.within_shards:
             shards = [random.permutation(shard) for shard in shards]
         return np.concatenate(shards)
-
-
-def _make_torchvision_importable() -> None:
-    """Let torchvision import beside a CPU-only torch.
-
-    The registry's torchvision is built for CUDA. Beside a CPU-only torch its compiled operators
-    cannot be loaded, yet `torchvision/_meta_registrations.py` (0.28) registers fakes for two of
-    them, `nms` and `qnms`, and fails with "operator torchvision::nms does not exist". Declaring
-    the two is enough to import; nothing here calls them. Where the operators load, this does
-    nothing.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError("torchvision is not installed; run: pip install -r requirements.txt")
-    for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
-        try:
-            torch.ops.load_library(str(library))
-            return
-        except OSError:
-            break
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(
-                f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor"
-            )

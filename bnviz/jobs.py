@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bnviz import queue
+from bnviz import queue, sources
 from bnviz.about import About
 from bnviz.config import RunConfig
 from bnviz.files import sync, write_aside
@@ -48,8 +48,10 @@ def submit(config: RunConfig, root: Path, name: str, group: str = "") -> str:
         group: the same for runs that are started together, such as those of a sweep.
 
     Raises:
+        ConfigError: the data that it asks for cannot be had; nothing is made.
         StoreError: the root is not a folder that can be written, or no process can be started.
     """
+    sources.check([config])
     with locked(root):
         run_id = create(config, root, name, group).directory.name
         try:
@@ -63,6 +65,8 @@ def submit(config: RunConfig, root: Path, name: str, group: str = "") -> str:
 
 def create(config: RunConfig, root: Path, name: str, group: str = "") -> RunPaths:
     """Make the directory of a run that waits in the queue; the root's lock is held."""
+    if config.data.folder:  # the worker has another working directory
+        config = config.replace({"data.folder": str(sources.folder_of(config.data.folder))})
     paths = RunPaths(root / new_run_id(name))
     try:
         paths.control.mkdir(parents=True)
@@ -150,7 +154,7 @@ def retry(run: Run, changes: Mapping[str, Any] | None = None) -> str:
     """Submit a new run with the same configuration, or with some values changed (dotted paths).
 
     Raises:
-        ConfigError: an unknown path or a value out of range.
+        ConfigError: an unknown path, a value out of range, or as `submit`.
         StoreError: as `submit`.
     """
     config = run.config.replace(changes or {})

@@ -13,6 +13,7 @@ from bnviz.comparisons import Compared, Curve
 from bnviz.distributions import Panel
 from bnviz.downsample import View
 from bnviz.figures import SHOWN_PERCENTAGES
+from bnviz.processes import true_status
 from bnviz.store import Run
 from bnviz.style import Drawn
 
@@ -110,10 +111,18 @@ def compared(runs: Sequence[Run]) -> list[Compared]:
             label,
             run.metrics(),
             run.config.flat() | more,
-            (run.config.train_examples or math.nan) / run.config.training.batch_size,
+            _train_examples(run) / run.config.training.batch_size,
         )
         for run, label, more in zip(runs, captions.labels(runs), changed, strict=True)
     ]
+
+
+def _train_examples(run: Run) -> float:
+    """How many the run found; before it has looked, what its configuration says; else NaN."""
+    found = true_status(run).summary.get("train_examples")
+    if type(found) is int and 0 < found < 10**15:
+        return found
+    return run.config.train_examples or math.nan
 
 
 def _unit_title(unit: int | None) -> str:

@@ -181,6 +181,7 @@ class Worker:
         device = trainer.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         self._starting.over()
+        self._extend_summary(train_examples=trainer.batches.examples)
         began = self._status.started_at or time.time()
         self.update(state=State.RUNNING, device=name, started_at=began, step=trainer.step)
         _say(f"training on {name} from step {trainer.step}")

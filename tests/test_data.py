@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bnviz import data
+from bnviz import data, images, sources
 from bnviz.settings import DataConfig
 
 
@@ -23,7 +23,7 @@ def test_all_of_mnist_is_there(mnist):
 
 
 def test_pixels_are_those_of_the_embedded_file(mnist):
-    raw = gzip.decompress((data.ASSETS / "t10k-images-idx3-ubyte.gz").read_bytes())
+    raw = gzip.decompress((sources.EMBEDDED / "t10k-images-idx3-ubyte.gz").read_bytes())
     grey = np.frombuffer(raw, np.uint8, offset=16).reshape(10_000, 1, 28, 28)
     np.testing.assert_array_equal(mnist.test_images.numpy(), grey > 127)
     shades = data.load_mnist("grey").test_images.numpy()
@@ -33,39 +33,41 @@ def test_pixels_are_those_of_the_embedded_file(mnist):
 def whole(cache):
     return {
         name: hashlib.md5((cache / "MNIST" / "raw" / name).read_bytes()).hexdigest()
-        for name in data.MD5
-    } == data.MD5
+        for name in sources.FILES["mnist"].md5
+    } == sources.FILES["mnist"].md5
 
 
 def test_a_damaged_or_interrupted_cache_repairs_itself(tmp_path):
-    data.expand(tmp_path)
+    images.expand(tmp_path)
     raw = tmp_path / "MNIST" / "raw"
     (raw / "train-images-idx3-ubyte").write_bytes(b"half a fi")
     (raw / "t10k-labels-idx1-ubyte").unlink()
-    data.expand(tmp_path)
+    images.expand(tmp_path)
     assert whole(tmp_path)
 
 
 def test_two_processes_may_expand_at_the_same_moment(tmp_path):
-    code = "import sys, pathlib; from bnviz import data; data.expand(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from bnviz import images; images.expand(pathlib.Path(sys.argv[1]))"
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert whole(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "MNIST" / "raw").iterdir()) == sorted(data.MD5)
+    assert sorted(path.name for path in (tmp_path / "MNIST" / "raw").iterdir()) == sorted(
+        sources.FILES["mnist"].md5
+    )
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(data.DataError, match="set BNVIZ_CACHE"):
-        data.expand(tmp_path / "file")
+        images.expand(tmp_path / "file")
 
 
 def test_a_damaged_embedded_file_is_named(tmp_path, monkeypatch):
-    shutil.copytree(data.ASSETS, tmp_path / "assets")
-    monkeypatch.setattr(data, "ASSETS", tmp_path / "assets")
+    shutil.copytree(sources.EMBEDDED, tmp_path / "assets")
+    monkeypatch.setattr(sources, "EMBEDDED", tmp_path / "assets")
     (tmp_path / "assets" / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"other"))
     with pytest.raises(data.DataError, match=r"t10k-labels-idx1-ubyte.gz is damaged"):
-        data.expand(tmp_path / "cache")
+        images.expand(tmp_path / "cache")
 
 
 CPU = torch.device("cpu")

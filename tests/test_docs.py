@@ -5,6 +5,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 import pyarrow.parquet as pq
@@ -12,9 +13,10 @@ import pytest
 import typer.main
 
 import bnviz
-from bnviz import __main__, presets, schema
+from bnviz import __main__, presets, schema, sources
+from bnviz.config import RunConfig, parse_setting
 from bnviz.status import RunError, State, Status
-from bnviz.store import RunPaths
+from bnviz.store import RunPaths, list_run_ids
 
 from .conftest import small, stop_all, submit_and_wait
 from .test_architecture import LEVELS
@@ -22,6 +24,7 @@ from .test_architecture import LEVELS
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+DATA_SETS = (ROOT / "docs" / "data-sets.md").read_text()
 FORMAT = (ROOT / "docs" / "data-format.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 EXAMPLE_RUN = "runs/20260131-235959-figure1-with-bn-1a2b3c"
@@ -132,6 +135,33 @@ def test_the_examples_run(finished_run):
     exec(at_the_run(beginning), variables := {})
     assert "bnviz.train(bnviz.RunConfig())" in training
     assert next(bnviz.train(bnviz.RunConfig())).step == 0
+
+
+def test_the_data_sets_are_those_there_are():
+    documented = [names(row[0])[0] for row in table(DATA_SETS)]
+    dataset = RunConfig.model_fields["data"].annotation.model_fields["dataset"]
+    assert sorted(documented) == sorted(get_args(dataset.annotation))
+    assert all(f"`{ending}`" in DATA_SETS for ending in sources.ENDINGS)
+    for row in table(DATA_SETS):
+        size = sources.download_size(names(row[0])[0]) / 1e6
+        assert (f"({size:.0f} MB)" in row[2]) == (size > 0)
+
+
+def test_own_images_are_trained_on_as_documented(root):
+    [block] = code(DATA_SETS, "python")
+    variables = {}
+    exec(block, variables)
+    run = variables["run"]
+    assert run.status.state is State.COMPLETED
+    assert run.status.summary["train_examples"] == 800
+    assert list_run_ids(root) == [run.run_id]
+
+
+def test_settings_in_the_examples_of_data_sets_exist():
+    for block in code(DATA_SETS, "sh"):
+        settings = re.findall(r"--set (\S+)=(\S+)", block)
+        assert settings
+        RunConfig().replace({path: parse_setting(f"{path}={v}")[1] for path, v in settings})
 
 
 def test_a_finished_table_is_one_file_that_any_reader_opens(finished_run):

@@ -26,7 +26,7 @@ covariate shift*; with BN they stay in place.
 """
 
 READING = """
-- **(a)** accuracy on all 10,000 test digits; BN uses its running statistics.
+- **(a)** accuracy on all test images (of MNIST 10,000); BN uses its running statistics.
 - **(b), (c), …** 15th, 50th and 85th percentile of one unit's *pre-activation* (the input of its
   nonlinearity, after BN where there is BN), exact, over the examples named below the figure. In the
   default, BN normalizes by their own statistics, as the paper's training network does.

@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from bnviz import captions, jobs, queue, store
+from bnviz import captions, jobs, queue, sources, store
 from bnviz.config import ConfigError, RunConfig, allowed, parse_setting
 from bnviz.processes import has_process, is_worker, silent_for_s, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
@@ -240,9 +240,10 @@ def start(configs: Mapping[str, RunConfig], group: str = "") -> list[str]:
     of the page that is drawn next."""
     started: list[str] = []
     try:
+        sources.check(configs.values())  # all of them, before the first starts
         for name, config in configs.items():
             started.append(jobs.submit(config, store.default_root(), name, group))
-    except StoreError as error:
+    except (ConfigError, StoreError) as error:
         st.session_state["problem"] = str(error)
     return started
 
