@@ -444,6 +444,32 @@ def test_settings_are_copied_to_the_controls(page, root, submitted):
     assert submitted == [store.open_run(root / run_id).config]
 
 
+def test_a_data_set_that_is_not_here_is_offered_and_nothing_starts(page, tmp_path, monkeypatch):
+    monkeypatch.setenv("BNVIZ_CACHE", str(tmp_path / "cache"))
+    app = page(dataset="fashion_mnist", pixels="grey")
+    assert not app.exception
+    assert start_button(app).disabled
+    sentence = texts(app.error).replace("\\", "")
+    assert "Fashion-MNIST is not here yet; download it with python -m bnviz fetch" in sentence
+    assert app.button(key="fetch-fashion_mnist").label == "Download Fashion-MNIST"
+    app.text_input(key="folder").set_value(str(tmp_path)).run()
+    assert "the files of Fashion-MNIST are not in there" in texts(app.error).replace("\\", "")
+    app.selectbox(key="dataset").set_value("synthetic").run()
+    assert not start_button(app).disabled
+    assert not app.error
+
+
+def test_a_folder_without_images_starts_nothing(page, root, tmp_path):
+    app = page(dataset="folder", pixels="colour")
+    assert "data.folder is empty: name the folder" in texts(app.error).replace("\\", "")
+    app.text_input(key="folder").set_value(str(tmp_path / "photos")).run()
+    assert not app.error
+    start_button(app).click().run()
+    assert "there is no folder" in texts(app.error).replace("\\", "")
+    assert not root.exists() or store.list_run_ids(root) == []
+    assert "folder" not in app.query_params  # a path of this machine is not for others
+
+
 def test_every_setting_has_a_control():
     assert set(settings_form.CONTROLS) == set(RunConfig().flat())
     keys = [control.key for control in settings_form.CONTROLS.values()]

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from bnviz import sources
 from bnviz.config import ConfigError, RunConfig
 from bnviz.presets import Preset, presets
 from bnviz.ui import settings_form
+from bnviz.ui.data_sets import offer_download
 from bnviz.ui.settings_form import CONTROLS, explanation, widget
 from bnviz.ui.text import literal
 
@@ -87,6 +89,8 @@ def sidebar(start: Callable[[], None]) -> Setup:
             for path in paths:
                 widget(path, defaults[path], fixed)
     setup = read()
+    for data in {config.data for config in setup.runs.values()}:
+        offer_download(data)
     for problem in setup.problems:
         st.error(literal(problem), icon=":material/block:")
     if fixed:
@@ -206,4 +210,7 @@ def read() -> Setup:
     if not runs and not problems:
         which = "with" if state["bn"] == WITH else "without"
         problems = [f"The preset {preset.name} has no runs {which} normalization; choose Both."]
+    for data in {config.data for config in runs.values()}:
+        if data.dataset != "folder":  # which takes time to look through: that is done at the start
+            problems += sources.data_problems(data)
     return Setup(preset, runs, problems)
