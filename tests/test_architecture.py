@@ -28,6 +28,7 @@ LEVELS = {
     "bnviz.models.network": 1,
     "bnviz.models.normalization": 1,
     "bnviz.probe": 1,
+    "bnviz.identities": 1,
     "bnviz.training": 1,
     "bnviz.files": 0,
     "bnviz.checkpoint": 1,
