@@ -28,27 +28,25 @@ WORDS = {
     "output": Words(
         "output",
         "BN((aW)u) = BN(Wu)",
-        "Scaling a layer's weights by a = 3 does not change its output (Section 3.3).",
+        "Weights times a = 3 give the same output.",
     ),
     "input_gradient": Words(
         "gradient by the input",
         "∂BN((aW)u)/∂u = ∂BN(Wu)/∂u",
-        "Nor does it change the gradient that goes on to the layer below (Section 3.3).",
+        "They hand the same gradient to the layer below.",
     ),
     "weight_gradient": Words(
         "gradient by the weights",
         "∂BN((aW)u)/∂(aW) = 1/a · ∂BN(Wu)/∂W",
-        "Weights three times as large get a gradient a third as large (Section 3.3).",
+        "Their own gradient is a third as large.",
     ),
     "orthogonality": Words(
         "orthogonal gradient",
         "⟨w, ∂ℓ/∂w⟩ = 0",
-        "So the gradient of a unit's incoming weights is orthogonal to them.",
+        "A unit's gradient is orthogonal to its weights.",
     ),
-    "mean": Words("mean", "E[x̂] = 0", "Normalized units have mean 0 over the batch (Algorithm 1)."),
-    "variance": Words(
-        "variance", "Var[x̂] = 1", "Normalized units have variance 1 over the batch (Algorithm 1)."
-    ),
+    "mean": Words("mean", "E[x̂] = 0", "Normalized units have mean 0 over the batch."),
+    "variance": Words("variance", "Var[x̂] = 1", "Normalized units have variance 1 over the batch."),
 }
 
 assert tuple(WORDS) == IDENTITIES

@@ -16,14 +16,14 @@ Why must the gradient go through the normalization? In the paper's example (Sect
 a bias, x = u + b, and subtracts the mean, x̂ = x − E[x]. A gradient step that takes E[x] for a
 constant changes b, and the normalization takes just that away again: output and loss stay as they
 are, the next step is the same, and b grows without bound. The gradient that goes through E[x]
-leaves b alone, as b cannot change anything.
+leaves b alone, as b cannot change anything. The two losses are the same.
 """
 
 SCALING = """
 Where the layer x = w·u + b is also divided by its standard deviation, which the gradient ignores,
-it gets worse: the size of w is taken away, too, yet each step makes w smaller, and the steps grow
-as 1/|w|. Near 0 they throw b and w far, and where w changes its sign the loss jumps. The paper saw
-its models blow up (Section 2).
+it gets worse: the size of w is taken away, too, yet each step here makes w smaller, and the steps
+grow as 1/|w|. Near 0 they throw b and w far, and where w changes its sign the loss jumps. The paper
+saw its models blow up (Section 2).
 """
 
 

@@ -13,12 +13,12 @@ from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
 
 INTRODUCTION = f"""
-Batch normalization takes the size of a layer's weights away, so it makes the layer independent of
-it (Section 3.3). Here that is checked on the network of this run, at each evaluation and in each
-layer, on digits of the next minibatch: once with ε = 0, for which the identities hold exactly, so
-that only the rounding of 16-digit numbers may be left (at most {identity_figures.TOLERANCE:.0e}),
-and once with the ε of the run, which is what the network does. Where a unit hardly varies over the
-batch, ε counts against its variance, and the deviation is large.
+With batch normalization a layer does not depend on the size of its weights (Section 3.3), and its
+normalized units have mean 0 and variance 1 (Algorithm 1). Here that is checked on the network of
+this run, at each evaluation and in each layer, on examples of the next minibatch. With ε = 0 it
+holds exactly, so only the rounding of 16-digit numbers may be left, at most
+{identity_figures.TOLERANCE:.0e}. With the ε of the run, which the network has, it deviates most
+where a unit hardly varies over the batch.
 """
 
 
@@ -66,18 +66,18 @@ def _draw(run: Run) -> None:
             "formula": "Formula",
             "meaning": "In words",
             "error": st.column_config.NumberColumn("Error, ε = 0", format="%.1e"),
-            "where": "Largest in",
+            "where": "in (ε = 0)",
             "error_with_epsilon": st.column_config.NumberColumn(
                 f"Error, ε = {run.config.model.bn_epsilon:g}", format="%.1e"
             ),
-            "where_with_epsilon": "Largest there in",
+            "where_with_epsilon": "in (this ε)",
             "verdict": st.column_config.TextColumn(
                 "Verdict", help=f"On the error with ε = 0: at most {identity_figures.TOLERANCE:.0e}"
             ),
         },
         column_order=(
-            *("verdict", "formula", "error", "error_with_epsilon", "where_with_epsilon"),
-            *("where", "meaning", "identity"),
+            *("formula", "meaning", "verdict", "error", "where"),
+            *("error_with_epsilon", "where_with_epsilon"),
         ),
     )
     chart.live("identities_chart", run.version(), _figure(run), [run], "identities")
