@@ -86,9 +86,9 @@ are the same; learning rates changed while it trained (events/) must be changed 
 
 A run's folder holds its configuration (config.json), state and results (status.json), name and note
 (about.json), losses and accuracies (metrics/), distributions of the pre-activations (percentiles/),
-changes while it trained (events/), the state it can go on from (checkpoint.pt) and its output
-(log.txt). bundle.json also names damaged files, which were left out; figures/ holds figures of the
-runs, where there are some, which open in any browser.
+changes while it trained (events/), the paper's identities (checks/), the state it can go on from
+(checkpoint.pt) and its output (log.txt). bundle.json also names damaged files, which were left out;
+figures/ holds figures of the runs, where there are some, which open in any browser.
 """
 
 

@@ -25,6 +25,7 @@ SORT_KEYS = {
     "metrics": ["step", "split"],
     "percentiles": ["layer", "unit", "step"],
     "events": ["step"],
+    "checks": ["layer", "identity", "step"],
 }
 """Order of the rows of a merged file."""
 

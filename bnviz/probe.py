@@ -63,13 +63,15 @@ def observe(
         bn_mode: "batch", BN normalizes by the statistics of `images`, as the training network
             does (the paper's N_BN^tr); "running", by its running statistics.
     """
-    with torch.no_grad(), _observing(model, bn_mode), Probe(layers) as probe:
+    with torch.no_grad(), observing(model, bn_mode), Probe(layers) as probe:
         model(images)
         return probe.take()
 
 
 @contextmanager
-def _observing(model: nn.Module, bn_mode: str) -> Iterator[None]:
+def observing(model: nn.Module, bn_mode: str) -> Iterator[None]:
+    """Within it a forward pass changes nothing in the network, and dropout is off. See `observe`
+    for `bn_mode`."""
     was_training = {module: module.training for module in model.modules()}
     tracked = [m for m in was_training if getattr(m, "track_running_stats", False)]
     model.eval()

@@ -71,4 +71,26 @@ EVENTS = pa.schema(
     ]
 )
 
-TABLES = {"metrics": METRICS, "percentiles": PERCENTILES, "events": EVENTS}
+IDENTITIES = (
+    "output",
+    "input_gradient",
+    "weight_gradient",
+    "orthogonality",
+    "mean",
+    "variance",
+)
+"""The paper's identities of BN; `bnviz.identities` says what each is."""
+
+CHECKS = pa.schema(
+    [
+        _field("step", pa.int32(), "updates", "completed updates; 0 is before the first"),
+        _field("layer", pa.string(), "", "from the input on conv1, …, hidden1, …"),
+        _field("identity", pa.string(), "", ", ".join(IDENTITIES)),
+        _field("units", pa.int32(), "", "units, feature maps or activations that were checked"),
+        _field("left_out", pa.int32(), "", "those left out, constant over the batch"),
+        _field("error", pa.float64(), "", "largest relative deviation with ε = 0, in float64"),
+        _field("error_with_epsilon", pa.float64(), "", "the same with the ε of the run"),
+    ]
+)
+
+TABLES = {"metrics": METRICS, "percentiles": PERCENTILES, "events": EVENTS, "checks": CHECKS}

@@ -159,6 +159,11 @@ class Run:
         """The events table, sorted by step."""
         return self._read("events", None)
 
+    def checks(self) -> pd.DataFrame:
+        """How far the paper's identities are from holding, sorted by layer, identity, step; no
+        rows for a run without BN before its nonlinearities, or of an earlier version."""
+        return self._read("checks", None)
+
     def percentiles(
         self,
         layer: str | None = None,

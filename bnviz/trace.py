@@ -18,13 +18,14 @@ from bnviz.parts import (
     read_part,
     write_part,
 )
-from bnviz.schema import EVENTS, METRICS, PERCENTILES, TABLES
+from bnviz.schema import CHECKS, EVENTS, METRICS, PERCENTILES, TABLES
 from bnviz.store import RunPaths
 
 ROW_KEYS = {
     "metrics": ["step", "split"],
     "percentiles": ["step", "layer"],
     "events": ["step", "name"],
+    "checks": ["step", "layer", "identity"],
 }
 """What identifies a record. A continued run meets steps again that it had recorded before it was
 cut; their records are there already."""
@@ -46,6 +47,7 @@ class TraceWriter:
         self._folders = {name: paths.table(name) for name in TABLES}
         self._metrics: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
+        self._checks: list[dict[str, Any]] = []
         self._percentiles: dict[str, list[tuple[int, np.ndarray]]] = {}
         self._unmerged: dict[str, list[Part]] = {}
         self._next: dict[str, int] = {}
@@ -75,6 +77,11 @@ class TraceWriter:
         if (row["step"], row["name"]) not in self._present["events"]:
             self._events.append(row)
 
+    def add_check(self, **row: Any) -> None:
+        """One row of the checks table, by column name."""
+        if (row["step"], row["layer"], row["identity"]) not in self._present["checks"]:
+            self._checks.append(row)
+
     def add_percentiles(
         self, step: int, layer: str, mean: np.ndarray, std: np.ndarray, grid: np.ndarray
     ) -> None:
@@ -94,6 +101,9 @@ class TraceWriter:
         if self._events:
             self._append("events", pa.Table.from_pylist(self._events, schema=EVENTS))
             self._events = []
+        if self._checks:
+            self._append("checks", pa.Table.from_pylist(self._checks, schema=CHECKS))
+            self._checks = []
         if self._percentiles:
             tables = [_layer_table(*item) for item in sorted(self._percentiles.items())]
             self._append("percentiles", pa.concat_tables(tables))

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnviz import models, schedules
+from bnviz import identities, models, schedules
 from bnviz.config import RunConfig, kernel_problem
 from bnviz.data import DataError, ImageData, Minibatches, load
+from bnviz.identities import Check
 from bnviz.models.layers import Dropout
 from bnviz.percentiles import percentiles
 from bnviz.probe import observe
@@ -80,7 +81,7 @@ class Diverged:
     reason: str
 
 
-Record = Metrics | Percentiles | Progress | Diverged
+Record = Metrics | Percentiles | Check | Progress | Diverged
 
 
 def train(config: RunConfig, data: ImageData | None = None) -> Iterator[Record]:
@@ -130,6 +131,8 @@ class Trainer:
         self.probe_images = self.data.test_images[
             torch.from_numpy(chosen[: config.trace.probe_size]).to(self.device)
         ]  # (probe_size, channels, height, width)
+        applies = identities.apply_to(config.model)
+        self._checker = identities.Checker(self.model) if applies else None
         self.planned_rates: dict[int, float] = {}
         """Step to the learning rate that is set when that many updates are completed."""
         steps = config.training.steps
@@ -225,6 +228,7 @@ class Trainer:
                     yield from self.observe()
                 if evaluating:
                     yield from self._evaluate()
+                    yield from self.check()
             if recording or time.perf_counter() - last_sign > PROGRESS_INTERVAL_S:
                 yield Progress(self.step)
                 last_sign = time.perf_counter()
@@ -252,6 +256,14 @@ class Trainer:
                 mean = values.mean(axis=1, dtype=np.float64)
                 std = values.std(axis=1, dtype=np.float64)
             yield Percentiles(self.step, layer, mean, std, percentiles(values, GRID))
+
+    def check(self) -> Iterator[Check]:
+        """The paper's identities on the next minibatch, now, where they apply to this network.
+        Changes nothing of the run."""
+        if self._checker is not None:
+            batch = self.batches[self.step][: identities.EXAMPLES]
+            images, labels = self.data.train_images[batch], self.data.train_labels[batch]
+            yield from self._checker.check(images, labels, self.step)
 
     def _evaluate(self) -> Iterator[Metrics | Progress]:
         logits = []

@@ -203,6 +203,7 @@ class Worker:
 
     def _record(self, trainer: Trainer, writer: TraceWriter) -> State:
         """Put all that training yields where it belongs; returns the state in which it ends."""
+        from bnviz.identities import Check
         from bnviz.training import Diverged, Metrics, Percentiles
 
         flushed = reported = 0.0  # so the first point is on the page at once
@@ -214,6 +215,9 @@ class Worker:
             if isinstance(record, Metrics):
                 writer.add_metrics(**vars(record))
                 self._summarize(record)
+                continue
+            if isinstance(record, Check):
+                writer.add_check(**vars(record))
                 continue
             if isinstance(record, Diverged):
                 self._status = self._status.model_copy(update={"step": record.step})

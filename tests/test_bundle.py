@@ -61,6 +61,15 @@ def record(root, run_id, state=State.COMPLETED, steps=(0, 10), **changes):
             step=step, split="test", loss=1, accuracy=0.5, learning_rate=0.1, wall_time_s=1.0
         )
         writer.add_event(step=step, name="learning_rate", value=0.05, wall_time_s=1.0)
+        writer.add_check(
+            step=step,
+            layer="hidden1",
+            identity="output",
+            units=3,
+            left_out=0,
+            error=1e-15,
+            error_with_epsilon=1e-5,
+        )
         writer.flush()
     run = open_run(paths.directory)
     change_about(run, name="Ä name", tags=["a tag"], note="two\nlines")
@@ -100,7 +109,7 @@ def listing(root):
 
 
 def tables(run):
-    return [run.metrics(), run.percentiles(), run.events()]
+    return [run.metrics(), run.percentiles(), run.events(), run.checks()]
 
 
 def refused(content, root, match, **options):

@@ -75,7 +75,7 @@ def test_the_keys_and_states_are_those_of_the_status():
 
 
 def test_the_files_are_those_of_a_run_directory(finished_run):
-    documented = {name.split("/")[0] for row in table(FORMAT)[:10] for name in names(row[0])}
+    documented = {name.split("/")[0] for row in table(FORMAT)[:11] for name in names(row[0])}
     present = {path.name for path in finished_run.paths.directory.iterdir()}
     assert present == documented - {"checkpoint-previous.pt", "about.json"}  # neither was needed
     transient = {"run", ".reserve"}

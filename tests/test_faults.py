@@ -52,6 +52,7 @@ def tables(run):
     return {
         "metrics": run.metrics().drop(columns="wall_time_s"),
         "percentiles": run.percentiles(),
+        "checks": run.checks(),
         "events": events[events["name"] != "resumed"].drop(columns="wall_time_s"),
     }
 
