@@ -63,7 +63,7 @@ def fetch(
         except (OSError, RuntimeError, HTTPException) as error:
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise FetchError(_no_space(files, target)) from error
-            why = " ".join(str(error).split())
+            why = " ".join(str(error).split()).rstrip(".")
             raise FetchError(
                 f"cannot download {files.title}: {why}; check the network and try again, or get "
                 "its files elsewhere and name their folder in data.folder"
