@@ -153,7 +153,7 @@ class _LayerChecker:
         del self._input, self.output
         weight = self._linear.weight.detach().double()
         us = [inputs.detach().requires_grad_() for _ in (1, SCALE)]
-        weights = [(a * weight).requires_grad_() for a in (1, SCALE)]
+        weights = [w.requires_grad_() for w in (weight.detach(), SCALE * weight)]
         plain, scaled = (
             F.linear(u, w) if w.dim() == 2 else F.conv2d(u, w)  # without the bias, which BN removes
             for u, w in zip(us, weights, strict=True)
@@ -167,12 +167,13 @@ class _LayerChecker:
         over = [axis for axis in range(plain.dim()) if axis != 1]
         deviation = plain.detach().std(over, correction=0)
         w, largest_input = weight.flatten(1), inputs.abs().amax()
-        largest = CONSTANT * w.abs().sum(1) * largest_input  # |Wu| is at most the sum
+        sizes = w.abs()
+        largest = CONSTANT * sizes.sum(1) * largest_input  # |Wu| is at most the sum
         constant = (deviation.view(len(w), -1) <= largest[:, None]).flatten()
         # The largest of the numbers that each unit's gradient by Wu is the sum of.
         terms = (gradient.abs().amax(over) / deviation).masked_fill_(constant, 0)
         term = terms.view(len(w), -1).amax(1)
-        least_by_input = CANCELLED * (term * w.abs().amax(1)).amax() + TINY
+        least_by_input = CANCELLED * (term * sizes.amax(1)).amax() + TINY
         least_by_weight = CANCELLED * term * largest_input + TINY
         left_out = int(constant.sum())
         units = len(constant) - left_out
