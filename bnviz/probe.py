@@ -63,13 +63,15 @@ def observe(
         bn_mode: "batch", BN normalizes by the statistics of `images`, as the training network
             does (the paper's N_BN^tr); "running", by its running statistics.
     """
-    with torch.no_grad(), _observing(model, bn_mode), Probe(layers) as probe:
+    with torch.no_grad(), observing(model, bn_mode), Probe(layers) as probe:
         model(images)
         return probe.take()
 
 
 @contextmanager
-def _observing(model: nn.Module, bn_mode: str) -> Iterator[None]:
+def observing(model: nn.Module, bn_mode: str) -> Iterator[None]:
+    """Inside `with`, the model drops nothing, normalizes as `bn_mode` says (see `observe`), and
+    learns no statistics; after it, it is as it was."""
     was_training = {module: module.training for module in model.modules()}
     tracked = [m for m in was_training if getattr(m, "track_running_stats", False)]
     model.eval()
