@@ -10,6 +10,7 @@ from bnviz.ui import (
     frame,
     lab,
     look,
+    method_page,
     paper_page,
     runs_page,
     sweeps_page,
@@ -33,6 +34,9 @@ pages = {
         title="Distributions",
         icon=":material/waves:",
         url_path="distributions",
+    ),
+    "method": st.Page(
+        method_page.page, title="Method", icon=":material/functions:", url_path="method"
     ),
     "sweeps": st.Page(
         sweeps_page.page, title="Sweeps", icon=":material/grid_on:", url_path="sweeps"

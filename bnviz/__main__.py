@@ -309,7 +309,7 @@ def presets(as_json: AsJson = False) -> None:
 def export(
     run_ids: Annotated[list[str], typer.Argument(metavar="RUN…")],
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")],
-    what: Annotated[str, typer.Option(help="Tables.")] = ",".join(exporting.TABLE_NAMES),
+    what: Annotated[str, typer.Option(help="Tables, or model.")] = ",".join(exporting.TABLE_NAMES),
     format: Annotated[
         str, typer.Option(help="csv, parquet, html, png, svg, pdf, report; several with commas.")
     ] = "csv",
@@ -320,9 +320,9 @@ def export(
     ] = "screen",
     root: Root = None,
 ) -> None:
-    """Write figure data and figures to files; print their names."""
+    """Write figure data, figures and networks (ONNX) to files; print their names."""
     with _plain_errors():
-        tables = _choices("--what", what, exporting.TABLE_NAMES)
+        tables = _choices("--what", what, exporting.WHAT)
         formats = _choices("--format", format, exporting.FORMATS)
         look = (_choices("--look", look, tuple(style.LOOKS)) or ["screen"])[0]
         runs = [_find(root, run_id) for run_id in run_ids]

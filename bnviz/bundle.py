@@ -46,7 +46,7 @@ MAX_ROWS, MAX_TEXT_BYTES = 50_000_000, 100
 """Rows of a run's table, and the length of a text in it: a small Parquet file can unfold to more
 than any memory."""
 
-KEPT = ("config.json", "status.json", "about.json", "log.txt", "checkpoint.pt")
+KEPT = ("config.json", "status.json", "about.json", "inference.json", "log.txt", "checkpoint.pt")
 FIGURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+")
 MEMBER = re.compile(
     rf"bundle\.json|README\.txt|figures/{FIGURE.pattern}|(?P<run_id>{RUN_ID.pattern})/"
@@ -86,9 +86,10 @@ are the same; learning rates changed while it trained (events/) must be changed 
 
 A run's folder holds its configuration (config.json), state and results (status.json), name and note
 (about.json), losses and accuracies (metrics/), distributions of the pre-activations (percentiles/),
-changes while it trained (events/), the paper's identities (checks/), the state it can go on from
-(checkpoint.pt) and its output (log.txt). bundle.json also names damaged files, which were left out;
-figures/ holds figures of the runs, where there are some, which open in any browser.
+changes while it trained (events/), the paper's identities (checks/), how good it is at inference
+(inference.json), the state it can go on from (checkpoint.pt) and its output (log.txt). bundle.json
+also names damaged files, which were left out; figures/ holds figures of the runs, where there are
+some, which open in any browser.
 """
 
 
@@ -171,6 +172,11 @@ def _pack_run(archive: ZipFile, run: Run) -> dict[str, Any]:
             if _copy(archive, f"{folder}/checkpoint.pt", path):
                 break
     damaged = [name for table in TABLES for name in _pack_table(archive, run, table)]
+    try:
+        if measured := run.inference():
+            _put(archive, f"{folder}/inference.json", measured.model_dump_json(indent=2))
+    except StoreError:
+        damaged.append("inference.json")
     with contextlib.suppress(FileNotFoundError):
         _copy(archive, f"{folder}/log.txt", paths.log)
     require(paths.config.is_file(), f"{folder} was deleted meanwhile; export the others")

@@ -1,4 +1,4 @@
-"""Files of some runs: tables, Figure 1, a report."""
+"""Files of some runs: tables, Figure 1, a report, their networks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from bnviz.report import report
 from bnviz.store import Run, StoreError
 
 TABLE_NAMES = ("percentiles", "accuracy")
+MODEL = "model"
+WHAT = (*TABLE_NAMES, MODEL)
 REPORT = "report"
 FORMATS = (*tables.WRITERS, *figure_files.FORMATS, REPORT)
 
@@ -27,14 +29,16 @@ def export(
     """Write tables and the figure of some runs; returns the files written.
 
     Args:
-        what: of TABLE_NAMES; which tables the data formats write.
+        what: of WHAT; which tables the data formats write, and whether each run's network is
+            written, which is an ONNX file whatever the formats.
         formats: of FORMATS.
         layer: by default the last hidden layer.
         unit: by default the typical one.
         look: of the figures, one of `style.LOOKS`.
 
     Raises:
-        StoreError: no such layer or unit, nothing recorded yet, or the folder cannot be written.
+        StoreError: no such layer or unit, nothing recorded yet, a network that cannot be
+            exported, or the folder cannot be written.
     """
     layer = layer or list(runs[0].layers)[-1]
     for run in runs:
@@ -48,10 +52,10 @@ def export(
         "accuracy": lambda: tables.accuracy_table(runs),
     }
     names = {"percentiles": f"percentiles-{layer}-unit{unit}", "accuracy": "accuracy"}
-    contents: dict[str, bytes] = {}
+    contents = {f"model-{run.run_id}.onnx": network(run) for run in runs if MODEL in what}
     for format in formats:
         if write := tables.WRITERS.get(format):
-            for name in what:
+            for name in (n for n in what if n in names):
                 contents[f"{names[name]}.{format}"] = write(make[name](), tables.origin(runs))
         elif format == REPORT:
             contents["report.html"] = report(runs, layer, unit)
@@ -69,6 +73,29 @@ def export(
             f"cannot write to {directory}: {error.strerror}; choose another folder with --to"
         ) from error
     return [directory / name for name in contents]
+
+
+def network(run: Run) -> bytes:
+    """The network of a run's last checkpoint as an ONNX file (`bnviz.onnx_file`).
+
+    Raises:
+        StoreError: there is no checkpoint, or the network cannot be exported.
+    """
+    from bnviz import checkpoint, onnx_file  # torch and onnx take seconds to load
+    from bnviz.data import DataError
+
+    measured = run.inference()
+    final = measured.population_statistics.in_batches if measured else None
+    try:
+        state = checkpoint.load(run.paths.checkpoint)
+        if state is None:
+            raise StoreError(
+                f"{run.run_id} has no checkpoint yet, so there is no network to export; wait until "
+                "it has trained for some seconds"
+            )
+        return onnx_file.to_onnx(run.config, state, tables.origin([run]), final)
+    except (checkpoint.CheckpointError, onnx_file.ExportError, DataError) as error:
+        raise StoreError(f"cannot export the network of {run.run_id}: {error}") from error
 
 
 def bundle_figures(runs: Sequence[Run]) -> dict[str, bytes]:

@@ -70,8 +70,8 @@ def observe(
 
 @contextmanager
 def observing(model: nn.Module, bn_mode: str) -> Iterator[None]:
-    """Within it a forward pass changes nothing in the network, and dropout is off. See `observe`
-    for `bn_mode`."""
+    """Inside `with`, the model drops nothing, normalizes as `bn_mode` says (see `observe`), and
+    learns no statistics; after it, it is as it was."""
     was_training = {module: module.training for module in model.modules()}
     tracked = [m for m in was_training if getattr(m, "track_running_stats", False)]
     model.eval()

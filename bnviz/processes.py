@@ -23,6 +23,9 @@ SILENT_AFTER_S = {State.RUNNING: 30.0, State.QUEUED: 120.0}
 """A worker reports at least every second while it trains, and starts within seconds: after this
 long it hangs, or the machine has no time for it."""
 
+START_TIMEOUT_S = 30.0
+"""How long a worker waits until the status names it."""
+
 
 def true_status(run: Run) -> Status:
     """The status with the state that is true now: LOST where a process should be and is gone, or
@@ -40,6 +43,17 @@ def true_status(run: Run) -> Status:
         values = {"submitted_at": time.time(), "updated_at": 0.0, "reason": str(error)}
         return Status(state=State.LOST, steps=_steps(run), **values)
     return status
+
+
+def named_by_its_status(run: Run) -> bool:
+    """For a worker: wait until the status names the shell that started this process; False where
+    it names another, which then trains this run."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (pid := run.status.pid) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return pid == os.getppid()
 
 
 def has_process(status: Status) -> bool:

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
 
+from bnviz.accuracies import Inference
 from bnviz.config import ConfigError, RunConfig
 from bnviz.files import write_aside
 from bnviz.parts import DAMAGED, SORT_KEYS, live_parts, read_part
@@ -43,6 +44,7 @@ class RunPaths:
         self.control = directory / "control"
         self.log = directory / "log.txt"
         self.checkpoint = directory / "checkpoint.pt"
+        self.inference = directory / "inference.json"
         self.reserve = directory / ".reserve"
 
     def table(self, name: str) -> Path:
@@ -145,6 +147,23 @@ class Run:
             raise StoreError(f"cannot read {self.paths.status}: {error.strerror}") from error
         except ValidationError as error:
             raise StoreError(f"{self.paths.status} is not a status file") from error
+
+    def inference(self) -> Inference | None:
+        """What is measured when the run is complete; None where that is not there.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        try:
+            return Inference.model_validate_json(self.paths.inference.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {self.paths.inference}: {error.strerror}") from error
+        except ValidationError as error:
+            raise StoreError(
+                f"{self.paths.inference} is damaged; start the run again for another"
+            ) from error
 
     @property
     def layers(self) -> dict[str, int]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from bnviz import jobs, queue
 from bnviz.config import ConfigError, RunConfig
-from bnviz.files import NO_SPACE
-from bnviz.processes import boot_id, process_started
+from bnviz.files import NO_SPACE, write_aside
+from bnviz.processes import boot_id, named_by_its_status, process_started
+from bnviz.settings import OVER_BATCH
 from bnviz.status import RunError, State
 from bnviz.store import Run, default_root, write_status
 from bnviz.trace import TraceWriter
@@ -40,8 +41,6 @@ RATE_WINDOW_S = 5.0
 NICENESS = 5
 """Below the dashboard's priority: two runs on two cores must not make the page stutter."""
 
-START_TIMEOUT_S = 30.0
-
 RESERVE_BYTES = 64 * 1024
 """Held on the disk while a run trains, so that when the disk is full the status can still say so.
 A status takes one or two blocks."""
@@ -55,7 +54,7 @@ def main(directory: Path) -> int:
     niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
     os.setpriority(os.PRIO_PROCESS, 0, niceness)
     run = Run(directory)
-    if not _named_by_its_status(run):
+    if not named_by_its_status(run):
         _say("the status of the run does not name this process, so it ends")
         return 1
     worker = Worker(run, own_process=True)
@@ -195,6 +194,8 @@ class Worker:
         writer.flush()
         if end is not State.DIVERGED:
             self._save(trainer)
+        if end is State.COMPLETED and config.model.normalization in OVER_BATCH:
+            end = self._infer(trainer)
         if end is State.PAUSED and self.asked_to_stop is State.CANCELLED:
             end = State.CANCELLED  # asked meanwhile
         if end in (State.COMPLETED, State.DIVERGED):
@@ -206,7 +207,7 @@ class Worker:
         from bnviz.identities import Check
         from bnviz.training import Diverged, Metrics, Percentiles
 
-        flushed = reported = 0.0  # so the first point is on the page at once
+        flushed = 0.0  # so the first point is on the page at once
         saved, wait = time.monotonic(), CHECKPOINT_INTERVAL_S
         for record in trainer.records():
             if isinstance(record, Percentiles):
@@ -236,9 +237,23 @@ class Worker:
                 self._save(trainer)
                 saved = time.monotonic()
                 wait = max(CHECKPOINT_INTERVAL_S, (saved - now) / CHECKPOINT_SHARE)
-            if now - reported > STATUS_INTERVAL_S:
-                self._report(now)
-                reported = now
+            self._report(now)
+        return State.COMPLETED
+
+    def _infer(self, trainer: Trainer) -> State:
+        """Measure what `inference.json` tells; returns the state in which the run ends. A run that
+        is stopped or killed here goes on from its last step, and measures anew."""
+        from bnviz.inference import Stopped, accuracies
+
+        def stop() -> bool:
+            self._report(time.monotonic())
+            return self.asked_to_stop is not None
+
+        try:
+            measured = accuracies(trainer, stop)
+        except Stopped:
+            return self.asked_to_stop or State.PAUSED
+        write_aside(self._paths.inference, measured.model_dump_json(indent=2) + "\n", durable=True)
         return State.COMPLETED
 
     def _save(self, trainer: Trainer) -> None:
@@ -304,6 +319,9 @@ class Worker:
             self.finish(State.FAILED, error=what)
 
     def _report(self, now: float) -> None:
+        """Write where the run stands, unless that was just done."""
+        if self._rates and now - self._rates[-1][0] <= STATUS_INTERVAL_S:
+            return
         step = self._status.step
         self._rates = [r for r in self._rates if now - r[0] <= RATE_WINDOW_S] + [(now, step)]
         since, from_step = self._rates[0]
@@ -374,17 +392,6 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{error}; give this user the right to write there, then resume"
     return str(error)
-
-
-def _named_by_its_status(run: Run) -> bool:
-    """Wait until the status names the shell that started this process; False where it names
-    another, which then trains this run."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while (pid := run.status.pid) is None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return pid == os.getppid()
 
 
 if __name__ == "__main__":

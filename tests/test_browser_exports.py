@@ -21,7 +21,7 @@ from bnviz.store import list_run_ids, open_run
 from bnviz.unbundle import unpack
 
 from .test_browser import browser, page, server  # noqa: F401  fixtures
-from .test_browser_pages import complaints, drawn  # noqa: F401
+from .test_browser_pages import SHOWN, complaints, drawn  # noqa: F401
 from .test_lab import recorded
 
 RECORDS = 4
@@ -326,6 +326,7 @@ ADDRESSES = {
         "group": "mine",
         "against": "model.normalization",
     },
+    "method": {"of": "20260101-000002-figure1-batch-abc122"},
     "paper": {"live": "false"},
 }
 
@@ -339,7 +340,7 @@ def test_the_address_holds_the_state_of_each_page(page, server, runs, path):  # 
     query = "&".join(f"{key}={value}" for key, values in asked.items() for value in values)
     page.goto(f"{server.url}{path}?{query}")
     for _ in range(2):
-        shown = "canvas" if path == "runs" else ".bnviz-chart .plot[data-drawn=true]"
+        shown = SHOWN.get(path, ".bnviz-chart .plot[data-drawn=true]")
         page.locator(shown).first.wait_for()
         settled(page)
         page.wait_for_timeout(300)

@@ -24,6 +24,9 @@ MISSED_AT_FIRST = ("/_stcore/health", "/_stcore/host-config")
 
 ROW, HEADER = 35, 36  # pixels
 
+SHOWN = {"runs": "canvas", "method": '[data-testid="stAlert"]'}
+"""What is there on a page without a chart when it is drawn."""
+
 
 @pytest.fixture
 def complaints(page):  # noqa: F811
@@ -211,9 +214,9 @@ def test_every_page_passes_the_accessibility_rules(browser, server, scheme):  # 
         change_about(open_run(server.root / list_run_ids(server.root)[0]), group="mine")
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1000})
     page = context.new_page()  # noqa: F811
-    for path in ("", "runs", "compare", "distributions", "sweeps", "paper"):
+    for path in ("", "runs", "compare", "distributions", "method", "sweeps", "paper"):
         page.goto(server.url + path)
-        shown = "canvas" if path == "runs" else ".bnviz-chart .plot[data-drawn=true]"
+        shown = SHOWN.get(path, ".bnviz-chart .plot[data-drawn=true]")
         page.locator(shown).first.wait_for(timeout=60_000)
         page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
         found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from bnviz import bundle, jobs, store, unbundle
 from bnviz.about import change_about, read_about
+from bnviz.accuracies import Accuracies, Inference
 from bnviz.bundle import BundleError, pack
 from bnviz.config import RunConfig
 from bnviz.presets import find_preset
@@ -34,6 +35,17 @@ from .conftest import small, stop_all, submit_and_wait
 
 FIRST, SECOND = "20260101-000000-none-abc123", "20260102-000000-batch-abc123"
 GONE_PID = 2**31 - 1
+MEASURED = Inference(
+    step=10,
+    batches=2,
+    batch_size=60,
+    test_batch_size=60,
+    examples=100,
+    examples_alone=100,
+    batch_statistics=Accuracies(in_batches=0.5, alone=0.1),
+    moving_averages=Accuracies(in_batches=0.5, alone=0.5),
+    population_statistics=Accuracies(in_batches=0.5, alone=0.5),
+)
 SETTINGS = {
     "model.hidden": [3],
     "model.bn_epsilon": 1e-05,
@@ -49,6 +61,7 @@ def record(root, run_id, state=State.COMPLETED, steps=(0, 10), **changes):
     paths.directory.mkdir(parents=True)
     paths.log.write_text("training\n")
     paths.checkpoint.write_bytes(b"weights " * 1000)
+    paths.inference.write_text(MEASURED.model_dump_json())
     status = {"state": state, "step": 10, "steps": 10, "submitted_at": 1.0, "updated_at": 2.0}
     store.write_status(paths, Status(**{**status, **changes}))
     kind = run_id.split("-")[2]
@@ -167,6 +180,7 @@ def test_runs_are_the_same_on_the_other_machine(pair, tmp_path, elsewhere):
         assert again.config == run.config
         assert again.status == run.status
         assert read_about(again) == read_about(run)
+        assert again.inference() == MEASURED
         assert again.paths.log.read_bytes() == run.paths.log.read_bytes()
         assert again.paths.checkpoint.read_bytes() == run.paths.checkpoint.read_bytes()
         files = {path.name for path in again.paths.directory.iterdir()}
@@ -194,7 +208,7 @@ def test_files_get_the_users_default_permissions(content, elsewhere, tmp_path):
 
 def test_a_run_before_its_first_record_goes_along(tmp_path, elsewhere):
     run = record(tmp_path, FIRST, State.QUEUED, steps=())
-    for path in (run.paths.log, run.paths.checkpoint, run.paths.about):
+    for path in (run.paths.log, run.paths.checkpoint, run.paths.about, run.paths.inference):
         path.unlink()
     unpack(io.BytesIO(packed([run])), elsewhere)
     again = open_run(elsewhere / FIRST)
@@ -279,6 +293,7 @@ def test_what_is_damaged_is_named_and_all_else_goes_along(pair, tmp_path, elsewh
     (metrics / "part-000009-000009.parquet").symlink_to(secret)
     pair[0].paths.log.unlink()
     pair[0].paths.log.symlink_to(secret)
+    pair[0].paths.inference.write_text("{}")
     content = packed(pair)
     assert b"a secret" not in content
     with ZipFile(io.BytesIO(content)) as archive:
@@ -286,6 +301,7 @@ def test_what_is_damaged_is_named_and_all_else_goes_along(pair, tmp_path, elsewh
     assert manifest["runs"][FIRST]["damaged_and_left_out"] == [
         "metrics/part-000008-000008.parquet",
         "metrics/part-000009-000009.parquet",
+        "inference.json",
     ]
     unpack(io.BytesIO(content), elsewhere)
     assert len(open_run(elsewhere / FIRST).metrics()) == 2
@@ -546,6 +562,7 @@ def test_a_manifest_of_something_else_is_refused(content, elsewhere, manifest, m
         ("status.json", edited_json(updated_at=float("nan")), "status.json is not valid"),
         ("about.json", edited_json(name="two\nlines"), "about.json is not valid"),
         ("about.json", b"", "about.json is not valid"),
+        ("inference.json", edited_json(examples=0), "inference.json is not valid"),
     ],
 )
 def test_a_run_that_does_not_validate_is_refused(content, elsewhere, file, value, match):

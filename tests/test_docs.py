@@ -14,6 +14,7 @@ import typer.main
 
 import bnviz
 from bnviz import __main__, presets, schema, sources
+from bnviz.accuracies import Accuracies, Inference
 from bnviz.config import RunConfig, parse_setting
 from bnviz.status import RunError, State, Status
 from bnviz.store import RunPaths, list_run_ids
@@ -72,6 +73,11 @@ def test_the_keys_and_states_are_those_of_the_status():
     meanings = {names(row[0])[0]: names(row[1]) for row in rows}
     assert set(meanings["state"]) == set(State) - {State.LOST}
     assert set(meanings["error"]) == set(RunError.model_fields)
+    rows = table(section(FORMAT, "inference.json"))
+    documented = {key for row in rows for key in names(row[0])}
+    assert documented == set(Inference.model_fields)
+    in_one = next(names(row[1]) for row in rows if row[0] == "`batch_statistics`")
+    assert set(in_one) == set(Accuracies.model_fields)
 
 
 def test_the_files_are_those_of_a_run_directory(finished_run):

@@ -159,7 +159,7 @@ def main():
     import torch
 
     torch.set_num_threads(1)
-    from bnviz import checkpoint, data, training, worker  # noqa: F401  before the fork
+    from bnviz import checkpoint, data, inference, training, worker  # noqa: F401  before the fork
 
     mnist = data.load_mnist()
     digits = data.ImageData(

@@ -38,6 +38,13 @@ def choose_runs(run_ids: list[str]) -> list[Run]:
     return sorted(found, key=lambda run: (run.config.model.normalization != "none", run.run_id))
 
 
+def choose_run(run_ids: list[str]) -> Run | None:
+    """The run that a page about one run shows; None where it cannot be read, which is said."""
+    shown = [run_id for run_id in runs.shown() if run_id in run_ids]
+    default = (shown or run_ids)[0]
+    return runs.readable(select("Run", run_ids, "of", default, name))
+
+
 def name(run_id: str) -> str:
     """A run in a list to choose from."""
     day, clock, name = run_id[4:8], run_id[9:15], run_id[16:]

@@ -36,7 +36,7 @@ def page() -> None:
     if not run_ids:
         st.info("There are no runs yet. Start some on the page Lab, then look into them here.")
         return
-    run = _choose(run_ids)
+    run = choices.choose_run(run_ids)
     if run is None:
         return
     layer, unit, measure, percentages = _view(run)
@@ -49,12 +49,6 @@ def page() -> None:
     playing = st.session_state.get("play", False)
     st.fragment(_at_one_step, run_every=PLAY_TICK_S if playing else None)(run, layer, unit)
     _many_units(run, layer, percentages)
-
-
-def _choose(run_ids: list[str]) -> Run | None:
-    shown = [run_id for run_id in runs.shown() if run_id in run_ids]
-    default = (shown or run_ids)[0]
-    return runs.readable(choices.select("Run", run_ids, "of", default, choices.name))
 
 
 def _view(run: Run) -> tuple[str, int | None, str, list[int]]:
