@@ -23,7 +23,7 @@ from bnviz.probe import observe
 from bnviz.schema import GRID
 from bnviz.settings import OptimizerConfig
 
-EVALUATION_CHUNK = 1_000
+EVALUATION_CHUNK = 250
 """Test examples a forward pass: activations of this many stay in a CPU's cache."""
 
 PROGRESS_INTERVAL_S = 0.1
