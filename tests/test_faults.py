@@ -337,8 +337,10 @@ def test_a_continued_run_repeats_itself_before_it_takes_a_new_learning_rate(zygo
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(zygote, create, reference, content):
     run = create()
-    zygote.run(run.paths.directory, crash_at=60, MERGE_AFTER_PARTS=3, **TRACED)
+    # While the tables of the next flush are written, so that both checkpoints are there.
+    zygote.run(run.paths.directory, crash_at=66, MERGE_AFTER_PARTS=3, **TRACED)
     path = run.paths.checkpoint
+    assert checkpoint.load(checkpoint.previous(path))["step"] < checkpoint.load(path)["step"]
     whole = path.read_bytes()
     if content == "truncated":
         content = whole[: len(whole) // 2]
