@@ -92,15 +92,20 @@ def reference(zygote, create):
     return run
 
 
+SHARES = 4
+"""Of the file operations, so that several processes can test them."""
+
+
 def file_operations(run):
     return int(re.search(r"(\d+) file operations", run.paths.log.read_text())[1])
 
 
-def test_killed_before_or_within_any_file_operation(zygote, create, reference):
+@pytest.mark.parametrize("first", range(1, SHARES + 1))
+def test_killed_before_or_within_any_file_operation(zygote, create, reference, first):
     """Part writes, merges, checkpoints, status writes: each is cut once, all the way through."""
     operations = file_operations(reference)
     assert operations > 100
-    for crash_at in range(1, operations + 1):
+    for crash_at in range(first, operations + 1, SHARES):
         run = create()
         order = {"MERGE_AFTER_PARTS": 3, **TRACED}
         code = zygote.run(run.paths.directory, crash_at=crash_at, **order)
