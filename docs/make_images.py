@@ -26,6 +26,7 @@ SHOTS = (
     ("compare.png", "compare", 1400, 1880, "light"),
     ("sweeps.png", "sweeps", 1400, 1150, "light"),
     ("distributions.png", "distributions", 1400, 1250, "light"),
+    ("method.png", "method", 1400, 1800, "light"),
     ("paper.png", "paper", 1400, 1350, "light"),
 )
 

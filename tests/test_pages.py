@@ -94,6 +94,12 @@ def test_runs_in_every_state_are_shown(page, root, name, state):
     assert shown or state == "waiting for its first record"
 
 
+def test_method_shows_a_run_with_bn_at_first(page, root):
+    recorded(root, 1, "batch")
+    recorded(root, 2, "none")
+    assert page("method_page").selectbox(key="of").value.endswith("figure1-batch-abc121")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_cnns_of_every_normalization_are_shown(page, root, name):
     cnn = {"model.kind": "cnn", "model.channels": [2, 3], "model.groups": 1}

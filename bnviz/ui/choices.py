@@ -7,7 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from bnviz.store import Run
+from bnviz.settings import OVER_BATCH
+from bnviz.store import Run, StoreError
 from bnviz.ui import runs
 from bnviz.ui.text import literal
 
@@ -38,11 +39,23 @@ def choose_runs(run_ids: list[str]) -> list[Run]:
     return sorted(found, key=lambda run: (run.config.model.normalization != "none", run.run_id))
 
 
-def choose_run(run_ids: list[str]) -> Run | None:
-    """The run that a page about one run shows; None where it cannot be read, which is said."""
-    shown = [run_id for run_id in runs.shown() if run_id in run_ids]
-    default = (shown or run_ids)[0]
+def choose_run(run_ids: list[str], with_bn: bool = False) -> Run | None:
+    """The run that a page about one run shows; None where it cannot be read, which is said.
+
+    Args:
+        with_bn: at first, one that normalizes by the statistics of a batch, where there is one
+            among those shown last or started last.
+    """
+    shown = [run_id for run_id in runs.shown() if run_id in run_ids] or runs.latest(run_ids)
+    default = next(filter(_has_bn, shown), shown[0]) if with_bn else shown[0]
     return runs.readable(select("Run", run_ids, "of", default, name))
+
+
+def _has_bn(run_id: str) -> bool:
+    try:
+        return runs.find(run_id).config.model.normalization in OVER_BATCH
+    except StoreError:  # it is named where it is chosen
+        return False
 
 
 def name(run_id: str) -> str:

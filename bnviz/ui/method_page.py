@@ -14,7 +14,7 @@ def page() -> None:
     run_ids = store.list_run_ids(store.default_root())
     if not run_ids:
         st.info("There are no runs yet. Start some on the page Lab, then look into them here.")
-    elif run := choices.choose_run(run_ids):
+    elif run := choices.choose_run(run_ids, with_bn=True):
         frame.watch(_progress, [run], run)
         inference.section(run)
         identities.section(run)
