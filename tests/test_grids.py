@@ -119,4 +119,5 @@ def test_the_projects_sweeps_are_whole_grids():
     for preset in swept.values():
         assert 4 <= len(preset.runs) <= 20
         assert "paper" in preset.why
-        assert {c.model.normalization for c in preset.runs.values()} == {"none", "batch"}
+        kinds = {c.model.normalization for c in preset.runs.values()}
+        assert kinds >= ({"batch"} if preset.name == "bn-placement" else {"none", "batch"})

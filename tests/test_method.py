@@ -233,7 +233,8 @@ def test_without_a_measurement_the_page_says_what_to_do(page, root, kind, state,
     app = page(recorded(root, 1, kind, state, **process))
     assert sentence in texts(app.info)
     assert not app.dataframe
-    [button] = app.main.get("download_button")
+    button = app.main.get("download_button")[0]
+    assert button.proto.label == "Download the network (ONNX)"
     assert button.proto.disabled  # there is no checkpoint
 
 
