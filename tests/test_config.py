@@ -212,3 +212,29 @@ def test_a_preset_file_without_runs_is_one_run(tmp_path):
     path.write_text("[training]\nsteps = 5\n")
     [config] = find_preset(str(path)).runs.values()
     assert config.training.steps == 5
+
+
+def test_a_configuration_of_the_first_version_is_what_it_was():
+    text = """{"schema_version": 1, "data": {"dataset": "mnist", "input": "grey"}, "model": {
+      "kind": "mlp", "hidden": [20, 10], "nonlinearity": "relu", "normalization": "none",
+      "init_std": 0.1, "bn_epsilon": 1e-3, "bn_momentum": 0.2}, "optimizer": {"kind": "sgd",
+      "learning_rate": 0.5}, "training": {"steps": 9, "batch_size": 60, "seed": 3, "device": "cpu",
+      "evaluations": 2}, "trace": {"records": 4, "probe": "heldout", "probe_size": 50,
+      "bn_mode": "batch"}}"""
+    config = RunConfig.parse_json(text)
+    assert config.differences() == {
+        "data.input": "grey",
+        "model.hidden": (20, 10),
+        "model.nonlinearity": "relu",
+        "model.normalization": "none",
+        "model.init_std": 0.1,
+        "model.bn_epsilon": 1e-3,
+        "model.bn_momentum": 0.2,
+        "optimizer.learning_rate": 0.5,
+        "training.steps": 9,
+        "training.seed": 3,
+        "training.device": "cpu",
+        "training.evaluations": 2,
+        "trace.records": 4,
+        "trace.probe_size": 50,
+    }

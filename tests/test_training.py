@@ -373,3 +373,13 @@ def test_a_small_cnn_learns_real_digits_better_than_an_mlp(mnist):
     seen = {r.layer: r.grid.shape for r in records if isinstance(r, Percentiles)}
     assert seen == {"conv1": (8, 15), "conv2": (16, 15), "hidden1": (100, 15)}
     assert [r for r in records if isinstance(r, Metrics) and r.split == "test"][-1].accuracy > 0.96
+
+
+def test_a_checkpoint_of_the_first_version_goes_on(digits):
+    """It has no learning rate without schedule, no state of dropout, and torch's instead."""
+    part = Trainer(small(), digits)
+    state = {**part.state(), "cpu_random": torch.get_rng_state()}
+    del state["base_rate"], state["dropout"]
+    continued = Trainer(small(), digits)
+    continued.restore(state)
+    assert numbers(continued.records()) == numbers(part.records())
