@@ -59,7 +59,9 @@ def rate_changes(runs: Sequence[Run]) -> str:
         events = run.events()
         for event in events[events["name"] == "learning_rate"].to_dict("records"):
             changes.append(f"{name}: {event['value']:g} from step {event['step']:,} on")
-    return f"Learning rate changed while training: {'; '.join(changes)}." if changes else ""
+    scheduled = any(run.config.optimizer.schedule != "constant" for run in runs)
+    times = " (times its schedule)" if scheduled else ""
+    return f"Learning rate{times} changed while training: {'; '.join(changes)}." if changes else ""
 
 
 def about(runs: Sequence[Run], *, of_percentiles: bool = True) -> str:
@@ -70,16 +72,21 @@ def about(runs: Sequence[Run], *, of_percentiles: bool = True) -> str:
 
 def probe(runs: Sequence[Run]) -> str:
     """Over which examples the percentiles of these runs are taken."""
-    samples = [_sample(run.config) for run in runs]
-    statistics = [
-        {"batch": "that sample's own", "running": "its running"}[run.config.trace.bn_mode]
-        for run in runs
-        if run.config.model.normalization in OVER_BATCH
-    ]
-    if len(set(samples)) == 1 and len(set(statistics)) < 2:
-        bn = f", BN normalizing by {statistics[0]} statistics" if statistics else ""
-        return f"Percentiles over {samples[0]}{bn}."
-    return "The percentiles of these runs are taken in different ways (see their names)."
+    samples = {_sample(run.config) for run in runs}
+    by_batch = [run.config for run in runs if run.config.model.normalization in OVER_BATCH]
+    modes = {config.trace.bn_mode for config in by_batch}
+    if len(samples) > 1 or len(modes) > 1:
+        return "The percentiles of these runs are taken in different ways (see their names)."
+    statistics = ""
+    if modes:
+        own = "batch" in modes
+        whose = "that sample's own" if own else "its running"
+        others = {config.model.normalization for config in by_batch} - {"batch"}
+        what = "normalization" if others else "BN normalizing"
+        statistics = f", {what} by {whose} statistics"
+        if own and "batch_renorm" in others:
+            statistics += " (batch renormalization corrects these by its running ones)"
+    return f"Percentiles over {samples.pop()}{statistics}."
 
 
 def _sample(config: RunConfig) -> str:

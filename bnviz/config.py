@@ -137,12 +137,19 @@ def _data_problems(config: RunConfig) -> list[str]:
     return problems
 
 
+_NAMES = {
+    "batch": "batch normalization",
+    "batch_renorm": "batch renormalization",
+    "whitening": "whitening",
+}
+
+
 def _model_problems(config: RunConfig) -> list[str]:
     model = config.model
     problems = []
     if config.training.batch_size == 1 and model.normalization in OVER_BATCH:
         problems.append(
-            "training.batch_size = 1: batch normalization needs a batch of at least 2 "
+            f"training.batch_size = 1: {_NAMES[model.normalization]} needs a batch of at least 2 "
             "(the variance of one example is 0); choose 2 or more, or "
             "model.normalization = none"
         )
@@ -165,7 +172,7 @@ def _model_problems(config: RunConfig) -> list[str]:
                 "alone, and has no variance; choose more units, or fewer model.groups"
             )
             break
-    if model.bn_per == "activation" and model.normalization != "batch":
+    if model.bn_per == "activation" and model.normalization not in ("none", "batch"):
         problems.append(
             f"model.bn_per = 'activation': {model.normalization} normalization has no such form; "
             "choose feature_map, or model.normalization = batch"

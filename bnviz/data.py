@@ -58,7 +58,10 @@ class ImageData:
         if len(self.train_labels.unique()) < 2:
             raise DataError("the training images are all of one class; there is nothing to learn")
         if int(self.test_labels.max()) >= self.classes:
-            raise DataError("the test images have a class that the training images have not")
+            raise DataError(
+                "the test images have a class that the training images have not; add some, or use "
+                "more of them (data.examples)"
+            )
 
     @property
     def classes(self) -> int:

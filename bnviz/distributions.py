@@ -67,7 +67,7 @@ def bands(
 
     Args:
         table: rows of the percentiles table of one unit, ascending by step.
-        normalization: "batch" or "none", for the colour.
+        normalization: of `settings.NORMALIZATIONS`, for the colour.
         steps: of the whole run, the end of the axis.
         view: the steps that are looked at, where not all.
     """
@@ -259,7 +259,7 @@ def distribution_at(
     Args:
         rows: a row of the percentiles table for each run.
         labels: of the runs, each another.
-        normalizations: "batch" or "none" for each run, for colour and dash.
+        normalizations: of `settings.NORMALIZATIONS`, for each run, for colour and dash.
         span: of the x axis, so that it stays while the step changes.
     """
     figure = go.Figure()

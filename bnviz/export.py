@@ -41,10 +41,11 @@ def export(
             exported, or the folder cannot be written.
     """
     layer = layer or list(runs[0].layers)[-1]
-    for run in runs:
-        run.check_unit(layer, unit)
-    unit = tables.unit_of(runs, layer, unit)
     needs_unit = "percentiles" in what or set(formats) & set(figure_files.FORMATS)
+    if needs_unit or REPORT in formats or set(what) - {MODEL}:
+        for run in runs:
+            run.check_unit(layer, unit)
+        unit = tables.unit_of(runs, layer, unit)
     if unit is None and needs_unit:
         raise StoreError(f"no percentiles of {layer} are recorded yet, so there is no such figure")
     make = {

@@ -48,7 +48,8 @@ def to_onnx(
     origin: Mapping[str, Any],
     measured: float | None = None,
 ) -> bytes:
-    """An ONNX file with the input "images" (batch, channels, height, width), pixels in [0, 1], and
+    """An ONNX file with the input "images" (batch, channels, height, width), pixels in [0, 1] (as
+    `data.input` of the configuration has them), and
     the output "logits" (batch, classes).
 
     Normalization with the statistics of a batch gets population statistics (Algorithm 2), and is

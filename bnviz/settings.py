@@ -115,7 +115,8 @@ class ModelConfig(Part):
         "batch",
         description="none: g(Wu + b); batch: g(BN(Wu)), no bias (Section 3.2); layer (Ba 2016), "
         "group (Wu & He 2018), instance (Ulyanov 2016), batch_renorm (Ioffe 2017) and whitening, "
-        "jointly over all units (Section 2), in its place",
+        "jointly over all units (Section 2), in its place. instance leaves fully connected layers "
+        "as they are: one value has no variance",
     )
     groups: int = Field(
         4, ge=1, le=4096, description="groups of units in group normalization (our choice)"

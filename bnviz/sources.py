@@ -12,7 +12,7 @@ import psutil
 from PIL import Image, UnidentifiedImageError
 
 from bnviz.config import ConfigError, RunConfig
-from bnviz.settings import DATASETS, DataConfig
+from bnviz.settings import DATASETS, OVER_BATCH, DataConfig
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "mnist"
 
@@ -272,7 +272,11 @@ def _too_few(config: RunConfig, train: int, test: int) -> list[str]:
     ]
     if config.trace.probe == "heldout":
         limits.append(("trace.probe_size", config.trace.probe_size, "test", test))
-    return [
+    few = [
+        f"{folder_of(config.data.folder)} has one test image; statistics of a batch need two at "
+        "least, so add some, or choose model.normalization = none"
+    ]
+    return (few if test == 1 and config.model.normalization in OVER_BATCH else []) + [
         f"{path} = {wanted}: {folder_of(config.data.folder)} has {there:,} {split} images; choose "
         f"at most {there:,}"
         for path, wanted, split, there in limits

@@ -21,7 +21,7 @@ from bnviz.models.layers import Dropout
 from bnviz.percentiles import percentiles
 from bnviz.probe import observe
 from bnviz.schema import GRID
-from bnviz.settings import OptimizerConfig
+from bnviz.settings import OVER_BATCH, OptimizerConfig
 
 EVALUATION_CHUNK = 250
 """Test examples a forward pass: activations of this many stay in a CPU's cache."""
@@ -151,18 +151,15 @@ class Trainer:
         """Of the next update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        """Takes effect with the next update; the schedule goes on from there."""
-        self.base_rate = value / (self._factor() or 1.0)
+    def set_learning_rate(self, value: float) -> None:
+        """Set what the schedule multiplies; takes effect with the next update."""
+        self.base_rate = value
         self._set_rate()
 
-    def _factor(self) -> float:
-        return schedules.factor(self.config.optimizer, self.step, self.config.training.steps)
-
     def _set_rate(self) -> None:
+        now = schedules.factor(self.config.optimizer, self.step, self.config.training.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.base_rate * self._factor()
+            group["lr"] = self.base_rate * now
 
     def state(self) -> dict[str, Any]:
         """All that going on from here needs. The order of the data is a function of the seed and
@@ -176,6 +173,7 @@ class Trainer:
             "seconds": self.seconds,
             "base_rate": self.base_rate,
             "dropout": [source.get_state() for source in self._dropout_sources()],
+            "device": self.device.type,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -186,10 +184,13 @@ class Trainer:
         self._recorded_at = state["recorded_at"]
         self._recent_losses().copy_(state["losses"])
         self._seconds = state["seconds"]
-        # Checkpoints of version 0.1 have neither.
+        # The first checkpoints had no schedule and no dropout.
         self.base_rate = state.get("base_rate", self.learning_rate)
         for source, saved in zip(self._dropout_sources(), state.get("dropout", []), strict=False):
-            source.set_state(saved)
+            if state["device"] == self.device.type:
+                source.set_state(saved)
+            else:  # random numbers of another kind of device: these cannot go on, others begin
+                source.manual_seed(source.initial_seed() + self.step)
 
     def _dropout_sources(self) -> list[torch.Generator]:
         return [m.generator(self.device) for m in self.model.modules() if isinstance(m, Dropout)]
@@ -235,7 +236,7 @@ class Trainer:
             if self.step == steps:
                 return
             if self.step in self.planned_rates:
-                self.learning_rate = self.planned_rates[self.step]
+                self.set_learning_rate(self.planned_rates[self.step])
             batch = self.batches[self.step]
             self._losses[self.step - self._recorded_at] = train_step(
                 self.model,
@@ -295,6 +296,11 @@ def check_fit(config: RunConfig, data: ImageData) -> None:
         raise DataError(
             f"training.batch_size = {batch}: there are {examples:,} training examples; choose at "
             f"most {examples:,}"
+        )
+    if len(data.test_images) < 2 and config.model.normalization in OVER_BATCH:
+        raise DataError(
+            "there is one test image; statistics of a batch need two at least, so add some, or "
+            "choose model.normalization = none"
         )
     if problem := kernel_problem(config.model, min(data.train_images.shape[2:])):
         raise DataError(problem)

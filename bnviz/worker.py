@@ -282,7 +282,7 @@ class Worker:
                 step=trainer.step, name="learning_rate", value=value, wall_time_s=trainer.seconds
             )
             writer.flush()
-            trainer.learning_rate = value
+            trainer.set_learning_rate(value)
             _say(f"learning rate {value} from step {trainer.step} on")
         request.unlink(missing_ok=True)
 

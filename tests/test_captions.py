@@ -51,6 +51,12 @@ def test_the_probe_is_told_as_it_is(run):
     own = f"{fixed}, BN normalizing by that sample's own statistics."
     assert captions.probe([plain, normalized]) == own
     assert "its running statistics" in captions.probe([run("c", trace__bn_mode="running")])
+    renorm = run("e", model__normalization="batch_renorm")
+    assert captions.probe([normalized, renorm]) == (
+        f"{fixed}, normalization by that sample's own statistics (batch renormalization corrects "
+        "these by its running ones)."
+    )
+    assert captions.probe([run("f", model__normalization="layer")]) == f"{fixed}."
     other = run("d", trace__probe="minibatch")
     assert "the next minibatch of 60, another at each step" in captions.probe([other])
     assert "in different ways" in captions.probe([plain, other])

@@ -88,7 +88,7 @@ def test_what_does_not_fit_together_is_refused():
         ({"model.normalization": "instance"}, "an mlp has one value a unit, which has no variance"),
         (
             {"model.normalization": "whitening", "training.batch_size": 1},
-            "training.batch_size = 1: batch normalization needs a batch of at least 2",
+            "training.batch_size = 1: whitening needs a batch of at least 2",
         ),
         (
             {"model.normalization": "layer", "model.bn_per": "activation"},
@@ -130,7 +130,9 @@ def test_each_combination_that_cannot_be_is_one_sentence(overrides, sentence):
 
 def test_what_has_no_effect_hinders_nothing():
     assert RunConfig().replace({"model.kernel": 31, "model.groups": 7, "data.shard_size": 10**6})
-    assert RunConfig().replace({"model.bn_per": "activation", "model.kind": "cnn"})
+    per_activation = {"model.bn_per": "activation", "model.kind": "cnn"}
+    for kind in ("batch", "none"):
+        assert RunConfig().replace({**per_activation, "model.normalization": kind})
 
 
 @given(

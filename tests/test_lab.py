@@ -503,6 +503,17 @@ def test_each_control_reaches_the_run_and_the_address(page, submitted):
     assert grouped.model.groups == 2
 
 
+def test_the_name_of_a_run_tells_its_normalization(page, monkeypatch):
+    names = []
+    monkeypatch.setattr(
+        jobs, "submit", lambda config, root, name, group: names.append(name) or name
+    )
+    app = page(normalization="whitening", network="cnn", per="activation")
+    start_button(app).click().run()
+    assert not app.exception
+    assert names == ["figure1-without-bn", "figure1-whitening"]
+
+
 @pytest.mark.parametrize("typed", ["", "100,,100", "many", "100, -3", "5000"])
 def test_layers_that_cannot_be_are_answered_in_words(page, typed):
     app = page()

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -241,14 +242,14 @@ def test_the_schedule_is_in_force_and_recorded(digits):
     assert len(recorded) > 5
 
 
-def test_a_changed_learning_rate_goes_on_with_the_schedule(digits):
+def test_a_changed_learning_rate_is_what_the_schedule_multiplies(digits):
     config = small(
         optimizer__schedule="exponential", optimizer__decay_factor=0.5, optimizer__decay_steps=50
     )
     trainer = Trainer(config, digits)
     trainer.planned_rates[100] = 0.2
     recorded = rates(trainer.records())
-    assert recorded[200] == pytest.approx(0.2 * 0.5**2)
+    assert recorded[200] == pytest.approx(0.2 * 0.5**4)
     assert recorded[50] == pytest.approx(0.15 * 0.5)
 
 
@@ -340,9 +341,23 @@ def test_dropout_drops_its_share_of_hidden_activations_in_training_alone(digits)
     assert dropout(ones) is ones
 
 
+def test_dropout_goes_on_from_a_checkpoint_of_another_kind_of_device(digits):
+    config = small(model__dropout=0.5)
+    state = Trainer(config, digits).state()
+    state |= {"device": "cuda", "dropout": [torch.zeros(16, dtype=torch.uint8)] * 3, "step": 0}
+    trainer = Trainer(config, digits)
+    trainer.restore(state)
+    assert isinstance(list(trainer.records())[-1], Progress)
+
+
 def test_data_that_does_not_fit_the_configuration_is_refused(digits):
     with pytest.raises(DataError, match=r"batch_size = 601: there are 600 training examples"):
         Trainer(small(training__batch_size=601), digits)
+    one = dataclasses.replace(
+        digits, test_images=digits.test_images[:1], test_labels=digits.test_labels[:1]
+    )
+    with pytest.raises(DataError, match="there is one test image"):
+        Trainer(small(), one)
     config = RunConfig().replace({"model.kind": "cnn"})
     little = ImageData(
         digits.train_images[..., :6, :6],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from bnviz import sources
+from bnviz import grids, sources
 from bnviz.config import ConfigError, RunConfig
 from bnviz.presets import Preset, presets
 from bnviz.ui import settings_form
@@ -199,10 +199,12 @@ def read() -> Setup:
         own = config.model.normalization
         if (own == "none" and state["bn"] == WITH) or (own != "none" and state["bn"] == WITHOUT):
             continue
-        if own != "none" and "model.normalization" not in preset.varied:
-            settings["model.normalization"] = kind
-        else:
-            settings["model.normalization"] = own
+        if own == "batch" and "model.normalization" not in preset.varied:
+            own = kind
+            run_name = run_name.replace("with-bn", grids.run_name({"model.normalization": own}))
+        settings["model.normalization"] = own
+        if own not in ("none", "batch"):  # the others have no such form
+            settings["model.bn_per"] = "feature_map"
         try:
             runs[f"{preset.name}-{run_name}"] = config.replace(settings)
         except ConfigError as error:

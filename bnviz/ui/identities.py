@@ -28,8 +28,8 @@ def section(run: Run) -> None:
     model = run.config.model
     if model.normalization != "batch":
         st.info(
-            f"This run is {literal(run.config.label.lower())}: the identities are of batch "
-            "normalization, so nothing is checked. Choose a run with BN."
+            f"{literal(run.config.label)}: the identities are of batch normalization, so nothing "
+            "is checked. Choose a run with BN."
         )
         return
     if model.bn_placement != "before":

@@ -28,7 +28,7 @@ longer."""
 
 ROWS = """
 - **Batch statistics**: the training network. The output for an example depends on the others of its
-  batch, and a batch of one has no variance: x̂ = 0, and a fully connected unit has the output β.
+  batch. In a batch of one a fully connected unit has no variance: x̂ = 0, and its output is β.
   (Batch renormalization keeps a part of x, by its running statistics.)
 - **Moving averages**: what training has gathered, as the test accuracy of a run is measured.
 - **Population statistics**: E[x] and Var[x] over {batches} minibatches of {batch_size} training
@@ -144,9 +144,9 @@ def _download(run: Run) -> None:
     )
     st.caption(
         "The network of the last checkpoint, with population statistics folded into its weights "
-        "where it has BN before the nonlinearity: images in [0, 1] to logits. Making it takes some "
-        "seconds. If it fails, this says why: "
-        + literal(f"python -m bnviz export {run.run_id} --what model --to DIR")
+        "where it has BN before the nonlinearity: images to logits, with pixels as the run had "
+        f"them ({run.config.data.input}). Making it takes some seconds. If it fails, this says "
+        "why: " + literal(f"python -m bnviz export {run.run_id} --what model --to DIR")
     )
 
 

@@ -28,8 +28,9 @@ covariate shift*; with BN they stay in place.
 READING = """
 - **(a)** accuracy on all test images (of MNIST 10,000); BN uses its running statistics.
 - **(b), (c), …** 15th, 50th and 85th percentile of one unit's *pre-activation* (the input of its
-  nonlinearity, after BN where there is BN), exact, over the examples named below the figure. In the
-  default, BN normalizes by their own statistics, as the paper's training network does.
+  nonlinearity, after the normalization where that stands before it), exact, over the examples named
+  below the figure. In the default, BN normalizes by their own statistics, as the paper's training
+  network does.
 - **The typical unit** is the one whose spread (85th minus 15th percentile) at step 0 is the median
   of its layer, in the first run without BN where there is one. The rule looks at step 0 alone, so
   it is blind to the outcome; all panels show the same unit. Choose any other above.
@@ -110,7 +111,9 @@ def _start() -> None:
 
 
 def _empty(setup: controls.Setup) -> None:
-    st.markdown(INTRODUCTION)
+    preset = setup.preset
+    own = f"**{literal(preset.title)}**\n\n{literal(preset.why)}"
+    st.markdown(INTRODUCTION if preset.name == "figure1" else own)
     count = {1: "One run", 2: "Two runs"}.get(len(setup.runs), f"{len(setup.runs)} runs")
     what = "Figure 1" if setup.preset.name == "figure1" else count.lower()
     st.button(
@@ -194,6 +197,7 @@ def _like_the_papers(configs: Sequence[RunConfig], layer: str) -> bool:
     return all(
         config.model.kind == "mlp"
         and config.model.nonlinearity == "sigmoid"
+        and (config.model.normalization == "none" or config.model.bn_placement == "before")
         and list(config.model.layers)[-1] == layer
         and (config.data.dataset, config.data.input) == ("mnist", "binary")
         for config in configs

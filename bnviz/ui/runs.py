@@ -259,7 +259,7 @@ def _learning_rate(run: Run) -> None:
             key=f"set-{run.run_id}",
             on_click=_act,
             args=(lambda run: jobs.set_learning_rate(run, st.session_state[key]), run),
-            help="From the next step on; the figure marks where.",
+            help="From the next step on; the figure marks where. A schedule multiplies it.",
         )
 
 
