@@ -26,7 +26,7 @@ from bnviz.inference import (
 )
 from bnviz.models import Network
 from bnviz.models.normalization import Whitening
-from bnviz.training import EVALUATION_CHUNK, Trainer, predict, score
+from bnviz.training import Trainer, evaluate, predict
 
 COMPARED = 8
 """Test images on which the file must compute what the network computes."""
@@ -77,8 +77,7 @@ def to_onnx(
     model, how = for_inference(trainer)
     images = trainer.data.test_images
     if measured is not None:
-        logits = torch.cat([predict(model, chunk) for chunk in images.split(EVALUATION_CHUNK)])
-        accuracy = score(logits, trainer.data.test_labels)[1]
+        _, accuracy = evaluate(model, images, trainer.data.test_labels)
         if not abs(accuracy - measured) <= SAME_ACCURACY:
             raise ExportError(
                 f"the network gets {accuracy:.4f} of the test set right, and at the end of the run "

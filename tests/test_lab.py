@@ -94,6 +94,16 @@ def chart(app):
     return json.loads(json.loads(component.proto.json)["figure"])
 
 
+def open_script(script, **query):
+    """A page, or a part of one, that a script draws, opened with an address."""
+    app = AppTest.from_string(script, default_timeout=60)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
 def texts(elements):
     return " ".join(element.value for element in elements)
 

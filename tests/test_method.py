@@ -9,7 +9,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from streamlit.testing.v1 import AppTest
 
 from bnviz import checkpoint, export, inference, jobs, onnx_file, queue, training
 from bnviz.accuracies import Accuracies, Inference
@@ -22,7 +21,7 @@ from bnviz.ui.inference import network_file
 from bnviz.worker import Worker, run_here
 
 from .conftest import small
-from .test_lab import alive, recorded, texts
+from .test_lab import alive, open_script, recorded, texts
 
 MEASURED = Inference(
     step=50_000,
@@ -186,11 +185,7 @@ def test_what_cannot_be_exported_says_why(root, digits, monkeypatch):
 @pytest.fixture
 def page(root):
     def load(run_id):
-        app = AppTest.from_string("from bnviz.ui import method_page; method_page.page()")
-        app.query_params["of"] = run_id
-        app.run(timeout=60)
-        assert not app.exception
-        return app
+        return open_script("from bnviz.ui import method_page; method_page.page()", of=run_id)
 
     return load
 

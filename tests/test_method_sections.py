@@ -4,7 +4,6 @@ import json
 
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from bnviz import bias_figures, identity_figures
 from bnviz.schema import IDENTITIES
@@ -13,7 +12,7 @@ from bnviz.store import open_run, write_config
 from bnviz.trace import TraceWriter
 
 from .conftest import small
-from .test_lab import alive, recorded, texts
+from .test_lab import alive, open_script, recorded, texts
 from .test_pages import charts
 
 
@@ -26,9 +25,7 @@ from bnviz.ui import frame, identities
 frame.title("Method")
 identities.section(store.open_run(store.default_root() / "{run_id}"))
 """
-        app = AppTest.from_string(script, default_timeout=60).run()
-        assert not app.exception
-        return app
+        return open_script(script)
 
     return load
 
@@ -129,17 +126,12 @@ def test_damaged_checks_are_named(identities, root):
 @pytest.fixture
 def bias(root):
     def load(**query):
-        app = AppTest.from_string(
-            "from bnviz.ui import bias_growth, frame\n"
-            'with frame.checked_address("method"):\n'
-            "    bias_growth.section()\n",
-            default_timeout=60,
-        )
-        for key, value in query.items():
-            app.query_params[key] = value
-        app.run()
-        assert not app.exception
-        return app
+        script = """
+from bnviz.ui import bias_growth, frame
+with frame.checked_address("method"):
+    bias_growth.section()
+"""
+        return open_script(script, **query)
 
     return load
 

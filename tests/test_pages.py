@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from bnviz import jobs, paper, queue, store
 from bnviz.about import change_about, read_about
@@ -17,7 +16,7 @@ from bnviz.store import StoreError, open_run
 from bnviz.trace import TraceWriter
 from bnviz.ui import runs_page
 
-from .test_lab import alive, recorded, texts
+from .test_lab import alive, open_script, recorded, texts
 
 PAGES = (
     "runs_page",
@@ -41,12 +40,7 @@ from bnviz.ui import frame, {name}
 with frame.checked_address("{name}"):
     {name}.page()
 """
-        app = AppTest.from_string(script, default_timeout=60)
-        for key, value in query.items():
-            app.query_params[key] = value
-        app.run()
-        assert not app.exception
-        return app
+        return open_script(script, **query)
 
     return load
 

@@ -66,6 +66,8 @@ CONTROLS = {
 }
 """Every setting, with its control."""
 
+DEFAULTS = RunConfig().flat()
+
 EFFECTIVE_WITH = {
     "model.channels": ("model.kind", ("cnn",)),
     "model.kernel": ("model.kind", ("cnn",)),
@@ -90,7 +92,7 @@ def is_effective(path: str) -> bool:
     if path not in EFFECTIVE_WITH:
         return True
     other, values = EFFECTIVE_WITH[path]
-    return st.session_state.get(CONTROLS[other].key, RunConfig().flat()[other]) in values
+    return st.session_state.get(CONTROLS[other].key, DEFAULTS[other]) in values
 
 
 def widget(path: str, default: Any, fixed: Container[str] = ()) -> None:
@@ -134,8 +136,8 @@ def value_of(path: str) -> Any:
     """What the control of a setting says, for `RunConfig.replace`, which checks it."""
     value = st.session_state[CONTROLS[path].key]
     if not is_effective(path):
-        return RunConfig().flat()[path]
-    if isinstance(RunConfig().flat()[path], tuple):
+        return DEFAULTS[path]
+    if isinstance(DEFAULTS[path], tuple):
         try:
             return parse_values(str(value or ""))
         except ValueError:
