@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bnviz.data import load
 from bnviz.presets import presets
 from bnviz.settings import NORMALIZATIONS
-from bnviz.training import Trainer, train_step
+from bnviz.training import Trainer
 
 ROUNDS, STEPS = 15, {"normalizations-mlp": 60, "normalizations": 15}
 
@@ -57,7 +57,7 @@ def run(trainer: Trainer, steps: int) -> float:
     for _ in range(steps):
         batch = trainer.batches[trainer.step]
         images, labels = trainer.data.train_images[batch], trainer.data.train_labels[batch]
-        train_step(trainer.model, trainer.optimizer, images, labels)
+        trainer.train_step(images, labels)
         trainer.step += 1
     return time.perf_counter() - began
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import plotly.graph_objects as go
 
 from bnviz import style
 from bnviz.downsample import View
+from bnviz.style import Drawn
 
 MEASURES = {
     "test accuracy": ("test", "accuracy"),
@@ -171,7 +171,7 @@ def figure(
     log_y: bool = False,
     target: float | None = None,
     view: View | None = None,
-) -> go.Figure:
+) -> Drawn:
     """Curves over one another. Smoothed ones have the raw curve faint behind; a group's band goes
     from its least to its greatest run.
 
@@ -230,25 +230,23 @@ def figure(
     scene = f"{measure} {x_axis} {log_x} {log_y}"  # a zoom lasts as long as the axes mean the same
     mark = {"color": style.PAPER_COLOUR, "width": 1, "dash": "dot"}
     ends = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "y0": target, "y1": target}
-    return go.Figure(
-        traces,
-        {
-            **style.layout(480),
-            "meta": style.meta(drawn),
-            "shapes": [] if target is None else [{**ends, "line": mark}],
-            "xaxis": {
-                "type": "log" if log_x else "linear",
-                "tickformat": "~s",
-                "uirevision": scene,
-                **style.axis(total.title(X_AXES[x_axis])),
-            },
-            "yaxis": {
-                "type": "log" if log_y else "linear",
-                "uirevision": scene,
-                **style.axis(words),
-            },
+    layout = {
+        **style.layout(480),
+        "meta": style.meta(drawn),
+        "shapes": [] if target is None else [{**ends, "line": mark}],
+        "xaxis": {
+            "type": "log" if log_x else "linear",
+            "tickformat": "~s",
+            "uirevision": scene,
+            **style.axis(total.title(X_AXES[x_axis])),
         },
-    )
+        "yaxis": {
+            "type": "log" if log_y else "linear",
+            "uirevision": scene,
+            **style.axis(words),
+        },
+    }
+    return Drawn((traces, layout))
 
 
 def describe(curves: Sequence[Curve], measure: str) -> str:

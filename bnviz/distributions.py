@@ -130,7 +130,7 @@ def small_multiples(
         }
         for at_most in columns
     )
-    return Drawn(go.Figure(traces, wide), narrow)
+    return Drawn((traces, wide), narrow)
 
 
 def _panel_layout(

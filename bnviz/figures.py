@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from bnviz import paper, style
 from bnviz.config import RunConfig
@@ -30,22 +28,17 @@ ACCURACY_FLOOR = 0.7
 
 @dataclass(frozen=True)
 class RunData:
-    """What a figure needs of a run: all rows of `metrics` and `events`, one unit's of
-    `percentiles`."""
+    """What a figure needs of a run: the evaluations on the test set (of `metrics`), one unit's
+    `percentiles`, and all `events`."""
 
     run_id: str
     label: str
     normalization: str
     nonlinearity: str
     steps: int
-    metrics: pd.DataFrame
+    tests: pd.DataFrame
     percentiles: pd.DataFrame
     events: pd.DataFrame
-
-    @cached_property
-    def tests(self) -> pd.DataFrame:
-        """The rows of `metrics` that are evaluations on the test set."""
-        return self.metrics[self.metrics["split"] == "test"]
 
 
 def not_started(config: RunConfig) -> RunData:
@@ -112,21 +105,22 @@ def figure1(
 
     titles = [f"({chr(98 + i)}) {run.label}" for i, run in enumerate(panels)]
     what = f"{layer} {unit}"
+    marks = list(_event_marks(ordered, lines))
     # Built as a whole: make_subplots and update_xaxes take most of a second for 30 runs.
     wide, narrow = (
         {
             **style.layout(300 * len(points) + 108 if stacked else 444, 108 if stacked else 84),
             "meta": style.meta(points),
             **_axes(ordered, panels, percentages, points, what, stacked),
-            "shapes": [mark for mark, _ in _event_marks(ordered, lines)],
+            "shapes": [mark for mark, _ in marks],
             "annotations": [
                 *_titles(["(a) Test accuracy", *titles], what, stacked),
-                *(text for _, text in _event_marks(ordered, lines)),
+                *(text for _, text in marks),
             ],
         }
         for stacked in (False, True)
     )
-    return Drawn(go.Figure(traces, wide), narrow)
+    return Drawn((traces, wide), narrow)
 
 
 def _percentile_lines(
@@ -255,6 +249,8 @@ def _event_marks(
     """A vertical line where a learning rate was changed, and the new value beside it: in the
     accuracy panel, and in the run's own where it has one."""
     for i, (run, line) in enumerate(zip(runs, lines, strict=True), start=2):
+        if run.events.empty:
+            continue
         changes = run.events[run.events["name"] == "learning_rate"]
         for step, value in zip(changes["step"].tolist(), changes["value"].tolist(), strict=True):
             for number in ("", i) if i < MAX_PANELS + 2 else ("",):

@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnviz.accuracies import Accuracies, Inference
+from bnviz.evaluation import EVALUATION_CHUNK, score
 from bnviz.models import Network
 from bnviz.models.normalization import BatchRenorm, PerActivation, Whitening
 from bnviz.probe import observing
-from bnviz.training import EVALUATION_CHUNK, PROBE_SEED, Trainer, score
+from bnviz.training import PROBE_SEED, Trainer
 
 BATCHES = 200
 """Minibatches of the population statistics, but no more than an epoch has. Of 60 examples they are

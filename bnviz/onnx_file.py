@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from bnviz.config import RunConfig
+from bnviz.evaluation import evaluate, predict
 from bnviz.inference import (
     FoldError,
     affine,
@@ -26,7 +27,7 @@ from bnviz.inference import (
 )
 from bnviz.models import Network
 from bnviz.models.normalization import Whitening
-from bnviz.training import Trainer, evaluate, predict
+from bnviz.training import Trainer
 
 COMPARED = 8
 """Test images on which the file must compute what the network computes."""

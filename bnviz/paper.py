@@ -40,15 +40,18 @@ def digitised() -> pd.DataFrame:
     return _points().copy()
 
 
+@cache
 def accuracy(normalization: str) -> pd.DataFrame:
-    """The curve of Figure 1(a) for "none" or "batch": columns step, accuracy."""
+    """The curve of Figure 1(a) for "none" or "batch": columns step, accuracy. Not to be changed."""
     points = _points()
     rows = (points["figure"] == "fig1a") & (points["series"] == SERIES[normalization])
     return points.loc[rows, ["x", "y"]].set_axis(["step", "accuracy"], axis=1).sort_values("step")
 
 
+@cache
 def percentile(normalization: str, percentage: int) -> pd.DataFrame:
-    """A curve of Figure 1(b) ("none") or (c) ("batch"), percentage 15, 50 or 85: step, value."""
+    """A curve of Figure 1(b) ("none") or (c) ("batch"), percentage 15, 50 or 85: step, value. Not
+    to be changed."""
     points = _points()
     rows = (points["figure"] == _PERCENTILE_FIGURES[normalization]) & (
         points["series"] == f"p{percentage}"

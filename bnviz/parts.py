@@ -7,15 +7,17 @@ ignores the ones that are covered and never counts a row twice.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bnviz.files import replace_aside
@@ -30,7 +32,17 @@ SORT_KEYS = {
 """Order of the rows of a merged file."""
 
 ROW_GROUP_ROWS = 8_192
-"""Rows of a row group. Small, so that reading one unit of a merged file touches few of them."""
+"""Rows of a row group at least. Small, so that reading one unit of a merged file touches little."""
+
+ROW_GROUPS = 256
+"""Of a file about at most, as a reader parses what is said of each before it reads any."""
+
+MERGED_AT_ONCE = 1_000_000
+"""Rows that are in memory while parts are merged: about 80 MB."""
+
+Filters = list[tuple[str, str, Any]]
+"""Conditions on columns, by TESTS, all of which hold of a row that is read. The values for "in"
+ascend."""
 
 DAMAGED = (OSError, ValueError, KeyError, pa.ArrowException)
 """What reading a damaged part may raise."""
@@ -66,10 +78,24 @@ def live_parts(folder: Path) -> list[Part]:
 
 
 def write_part(folder: Path, first: int, last: int, table: pa.Table) -> None:
-    def write(aside: Path) -> None:
-        pq.write_table(table, aside, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    _write(folder, Part(first, last, folder / _name(first, last)), [table], len(table))
 
-    replace_aside(folder / f"part-{first:06d}-{last:06d}.parquet", write, durable=True)
+
+def _name(first: int, last: int) -> str:
+    return f"part-{first:06d}-{last:06d}.parquet"
+
+
+def _write(folder: Path, part: Part, tables: Iterable[pa.Table], rows: int) -> None:
+    schema = TABLES[folder.name]
+    texts = [field.name for field in schema if field.type == pa.string()]
+
+    def write(aside: Path) -> None:
+        # No dictionaries for numbers: they hardly repeat, so that took most of the time.
+        with pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=texts) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(ROW_GROUP_ROWS, rows // ROW_GROUPS))
+
+    replace_aside(part.path, write, durable=True)
 
 
 def merge_parts(folder: Path, parts: Sequence[Part]) -> None:
@@ -79,25 +105,67 @@ def merge_parts(folder: Path, parts: Sequence[Part]) -> None:
     merged file holds all that its name covers, so there is one for each unbroken sequence.
     """
     sequence: list[Part] = []
-    tables: list[pa.Table] = []
     for part in parts:
         if sequence and part.first != sequence[-1].last + 1:
-            _merge(folder, sequence, tables)
-            sequence, tables = [], []
-        with contextlib.suppress(*DAMAGED):
-            tables.append(read_part(part.path))
+            _merge(folder, sequence)
+            sequence = []
+        if is_readable(part.path):
             sequence.append(part)
-    _merge(folder, sequence, tables)
+    _merge(folder, sequence)
 
 
-def _merge(folder: Path, parts: Sequence[Part], tables: Sequence[pa.Table]) -> None:
+def _merge(folder: Path, parts: Sequence[Part]) -> None:
     if len(parts) < 2:
         return
-    keys = [(key, "ascending") for key in SORT_KEYS[folder.name]]
-    merged = pa.concat_tables(tables).sort_by(keys)
-    write_part(folder, parts[0].first, parts[-1].last, merged)
+    first, last = parts[0].first, parts[-1].last
+    rows = sum(pq.read_metadata(part.path).num_rows for part in parts)
+    tables = (
+        in_order(folder.name, [read_part(part.path, share) for part in parts])
+        for share in _shares(folder.name, parts, rows)
+    )
+    _write(folder, Part(first, last, folder / _name(first, last)), tables, rows)
     for part in parts:
         part.path.unlink(missing_ok=True)
+
+
+def _shares(name: str, parts: Sequence[Part], rows: int) -> Iterator[Filters | None]:
+    """Filters that take the rows of these parts in their order, few enough of them at once."""
+    if name != "percentiles" or rows <= MERGED_AT_ONCE:
+        yield None
+        return
+    units: dict[str, int] = {}  # of each layer
+    for part in parts:
+        for layer, unit in _last_units(part.path):
+            units[layer] = max(units.get(layer, 0), unit + 1)
+    at_once = max(1, MERGED_AT_ONCE * sum(units.values()) // rows)
+    for layer, count in sorted(units.items()):
+        for start in range(0, count, at_once):
+            stop = start + at_once
+            yield [("layer", "=", layer), ("unit", ">=", start), ("unit", "<", stop)]
+
+
+def _last_units(path: Path) -> list[tuple[str, int]]:
+    """Each layer and its last unit."""
+    units = pq.read_table(path, columns=["layer", "unit"], partitioning=None)
+    last = units.group_by("layer").aggregate([("unit", "max")])
+    return list(zip(last["layer"].to_pylist(), last["unit_max"].to_pylist(), strict=True))
+
+
+def in_order(name: str, tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows of these, of the table `name`, sorted by its SORT_KEYS."""
+    rows = pa.concat_tables(tables).combine_chunks()
+    order = np.lexsort([_ranks(rows[key]) for key in reversed(SORT_KEYS[name])])
+    return rows if (np.diff(order) == 1).all() else rows.take(order)
+
+
+def _ranks(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Numbers in the order of the values, (rows,)."""
+    if column.type != pa.string():
+        return column.to_numpy()
+    encoded = column.combine_chunks().dictionary_encode()
+    names = np.array(encoded.dictionary.to_pylist(), dtype=object)
+    ranks = np.argsort(np.argsort(names))
+    return ranks[encoded.indices.to_numpy()] if len(column) else ranks
 
 
 def drop_covered(parts: Sequence[Part]) -> None:
@@ -110,13 +178,45 @@ def drop_covered(parts: Sequence[Part]) -> None:
 
 def is_readable(path: Path) -> bool:
     try:
-        read_part(path)
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                file.read_row_group(group).cast(TABLES[path.parent.name])
     except DAMAGED:
         return False
     return True
 
 
-def read_part(path: Path, filters: list[tuple[str, str, Any]] | None = None) -> pa.Table:
+def read_part(path: Path, filters: Filters | None = None) -> pa.Table:
     """Raises one of DAMAGED."""
-    table = pq.read_table(path, filters=filters, partitioning=None)
-    return table.cast(TABLES[path.parent.name])
+    # Without pyarrow's datasets, which take several times as long for a small file.
+    with pq.ParquetFile(path) as file:
+        groups = list(range(file.num_row_groups))
+        if filters and len(groups) > 1:
+            names = file.schema_arrow.names
+            ends = [(names.index(column), test, value) for column, test, value in filters]
+            groups = [g for g in groups if _may_hold(file.metadata.row_group(g), ends)]
+        table = file.read_row_groups(groups, use_threads=len(groups) > 1)
+    table = table.cast(TABLES[path.parent.name])
+    for column, test, value in filters or ():
+        table = table.filter(TESTS[test](table[column], value))
+    return table
+
+
+TESTS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": pc.equal,
+    "<": pc.less,
+    ">=": pc.greater_equal,
+    "in": lambda column, values: pc.is_in(column, value_set=pa.array(values, column.type)),
+}
+
+
+def _may_hold(group: pq.RowGroupMetaData, filters: Sequence[tuple[int, str, Any]]) -> bool:
+    """Whether a row group may have rows that pass all filters (number of a column, test, value)."""
+    for column, test, value in filters:
+        ends = group.column(column).statistics
+        if ends is None or not ends.has_min_max or value == ():
+            continue
+        low, high = (value[0], value[-1]) if test == "in" and value else (value, value)
+        if (test != "<" and ends.max < low) or (test != ">=" and ends.min > high):
+            return False
+    return True

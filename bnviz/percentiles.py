@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[np.floating]
 
-def percentiles(values: npt.NDArray[np.floating], grid: Sequence[float]) -> npt.NDArray[np.float64]:
+LONG = 1_000
+"""Values of a row that are summed pairwise. Few values are so in half the time one after the other,
+and as exactly as float32 is stored."""
+
+
+def percentiles(values: Array, grid: Sequence[float]) -> npt.NDArray[np.float64]:
     """Exact percentiles of every unit, by linear interpolation between order statistics.
 
     The definition is numpy.percentile's default (method 7 of Hyndman & Fan, 1996). A unit with
@@ -25,23 +31,55 @@ def percentiles(values: npt.NDArray[np.floating], grid: Sequence[float]) -> npt.
     Raises:
         ValueError: no examples, or a percentage outside [0, 100].
     """
+    return _of_ordered(np.sort(values, axis=-1), grid)
+
+
+def summarize(values: Array, grid: Sequence[float]) -> tuple[Array, Array, npt.NDArray[np.float64]]:
+    """Mean, standard deviation (divisor n) and percentiles of every unit: (units,), (units,),
+    (units, len(grid)). Overwrites `values`, (units, examples).
+
+    Raises:
+        ValueError: as `percentiles`.
+    """
+    values.sort(axis=-1)
+    grid_values = _of_ordered(values, grid)
     examples = values.shape[1]
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite value has no mean: NaN
+        mean = _sums(values) / examples
+        values -= mean[:, None]
+        std = np.sqrt(_sums(np.square(values, out=values)) / examples)
+    return mean, std, grid_values
+
+
+def _sums(values: Array) -> Array:
+    """Of each row, (rows,); the same for a row whatever the others are."""
+    if values.shape[1] > LONG:
+        return np.add.reduce(values, axis=1)
+    sums: Array = np.einsum("ij->i", values)
+    return sums
+
+
+def _of_ordered(ordered: Array, grid: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Percentiles of values that ascend along the last axis, NaN last."""
+    examples = ordered.shape[1]
     if examples == 0:
         raise ValueError("percentiles need at least one example per unit")
     wanted = np.asarray(grid, dtype=np.float64)
     if not ((wanted >= 0) & (wanted <= 100)).all():
         raise ValueError(f"percentages must be in [0, 100], got {list(grid)}")
-
-    ordered = np.sort(values, axis=-1)  # (units, examples); NaN sorts last
     position = wanted / 100 * (examples - 1)  # (grid,) fractional index of each percentile
     below = np.floor(position).astype(np.intp)
     above = np.minimum(below + 1, examples - 1)
-    low = ordered[:, below].astype(np.float64)  # (units, grid)
-    high = ordered[:, above].astype(np.float64)
-    fraction = position - below
-    # Where both neighbours are equal there is nothing to interpolate, and inf - inf would be NaN.
+    ends = ordered.take(np.concatenate([below, above]), axis=1).astype(np.float64)
+    low, high = ends[:, : len(wanted)], ends[:, len(wanted) :]  # (units, grid) each
     with np.errstate(invalid="ignore"):
-        result = np.where((fraction == 0) | (low == high), low, low + (high - low) * fraction)
+        result: npt.NDArray[np.float64] = low + (high - low) * (position - below)
+    # Where both neighbours are infinite there is nothing to interpolate, and inf - inf is NaN.
+    infinite = np.isnan(result)
+    if infinite.any():
+        result[infinite] = np.where(position == below, low, np.where(low == high, low, result))[
+            infinite
+        ]
     result[np.isnan(ordered[:, -1])] = np.nan
     return result
 

@@ -66,7 +66,7 @@ def curves(runs: Sequence[Run], options: CurveOptions, views: Views = ALL) -> Pl
     lines: list[Curve] = [
         comparisons.mean_curve(group, options.measure, options.x_axis) for group in groups
     ]
-    figure = comparisons.figure(
+    drawn = comparisons.figure(
         lines,
         options.measure,
         options.x_axis,
@@ -76,7 +76,7 @@ def curves(runs: Sequence[Run], options: CurveOptions, views: Views = ALL) -> Pl
         target=options.target if options.measure == "test accuracy" else None,
         view=views.get("x"),
     )
-    return Plot(Drawn(figure), comparisons.describe(lines, options.measure))
+    return Plot(drawn, comparisons.describe(lines, options.measure))
 
 
 def side_by_side(runs: Sequence[Run], layer: str, unit: int | None, views: Views = ALL) -> Plot:

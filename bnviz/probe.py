@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-PreActivations = dict[str, npt.NDArray[np.float32]]
-"""Layer name to its pre-activations, shape (units, values), values contiguous. A fully connected
-unit has one value for each example, a feature map p·q, one for each location (Section 3.2)."""
+PreActivations = dict[str, torch.Tensor]
+"""Layer name to its pre-activations, (N, units, …). A fully connected unit has one value for each
+example, a feature map p·q, one for each location (Section 3.2)."""
 
 
 class Probe:
@@ -26,14 +24,15 @@ class Probe:
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
         self._layers = layers
-        self._captured: dict[str, torch.Tensor] = {}
+        self.captured: PreActivations = {}
+        """What the last forward pass left."""
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Probe:
         for name, nonlinearity in self._layers.items():
 
             def keep(module: nn.Module, args: tuple[torch.Tensor], name: str = name) -> None:
-                self._captured[name] = args[0].detach()  # (N, units, …)
+                self.captured[name] = args[0].detach()
 
             self._hooks.append(nonlinearity.register_forward_pre_hook(keep))
         return self
@@ -42,14 +41,6 @@ class Probe:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._captured.clear()
-
-    def take(self) -> PreActivations:
-        """What the last forward pass left, unit by unit."""
-        return {
-            name: values.transpose(0, 1).flatten(1).contiguous().cpu().numpy()
-            for name, values in self._captured.items()
-        }
 
 
 def observe(
@@ -65,7 +56,7 @@ def observe(
     """
     with torch.no_grad(), observing(model, bn_mode), Probe(layers) as probe:
         model(images)
-        return probe.take()
+        return probe.captured
 
 
 @contextmanager

@@ -241,10 +241,11 @@ class TrainingConfig(Part):
 
 class TraceConfig(Part):
     records: int = Field(
-        1_000,
+        500,
         ge=0,
         le=1_000_000,
-        description="percentile records, denser at the start (Figure 1 b, c); 0: none",
+        description="percentile records, denser at the start (Figure 1 b, c); 0: none; as many as "
+        "steps: at each",
     )
     probe: Literal["heldout", "minibatch"] = Field(
         "heldout",

@@ -22,11 +22,15 @@ from pydantic import ValidationError
 from bnviz.accuracies import Inference
 from bnviz.config import ConfigError, RunConfig
 from bnviz.files import write_aside
-from bnviz.parts import DAMAGED, SORT_KEYS, live_parts, read_part
+from bnviz.parts import DAMAGED, Part, in_order, live_parts, read_part
 from bnviz.schema import GRID_COLUMNS, PERCENTILES, SCHEMA_VERSION, TABLES
 from bnviz.status import Status
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9]+(-[a-z0-9]+)*")
+
+
+SETTLED_NS = 2_000_000_000
+"""Age of a folder's last change from which on another would have another time."""
 
 
 class StoreError(RuntimeError):
@@ -124,6 +128,8 @@ class Run:
         """Parts that could not be read; what they held is missing from the tables."""
         self._config: RunConfig | None = None
         self._cache: dict[tuple[Any, ...], _Selection] = {}
+        self._listed: dict[str, tuple[int, list[Part]]] = {}  # table to its folder's mtime, parts
+        self._spreads: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
 
     @property
@@ -170,9 +176,9 @@ class Run:
         """Hidden layers by name, from the input on, with their number of units."""
         return self.config.model.layers
 
-    def metrics(self) -> pd.DataFrame:
-        """The metrics table, sorted by step."""
-        return self._read("metrics", None)
+    def metrics(self, split: str | None = None) -> pd.DataFrame:
+        """The metrics table, sorted by step; of one split ("train" or "test") where it is given."""
+        return self._read("metrics", [("split", "=", split)] if split else None)
 
     def events(self) -> pd.DataFrame:
         """The events table, sorted by step."""
@@ -235,16 +241,35 @@ class Run:
 
     def spread_at_start(self, layer: str) -> np.ndarray:
         """p85 - p15 of every unit at step 0, (units,); empty before the first record."""
-        first = self.percentiles(layer, steps=[0])
-        return (first["p85"] - first["p15"]).to_numpy()
+        if layer not in self._spreads:
+            first = self.percentiles(layer, steps=[0])
+            spread = (first["p85"] - first["p15"]).to_numpy()
+            if len(spread) < self.layers[layer]:
+                return spread
+            self._spreads[layer] = spread
+        return self._spreads[layer]
 
     def version(self) -> tuple[str, ...]:
         """Changes when, and only when, there are other rows to read; no two runs share one."""
-        parts = (part for name in TABLES for part in live_parts(self.paths.table(name)))
+        parts = (part for name in TABLES for part in self._parts(name))
         return (self.run_id, *(part.path.name for part in parts))
 
-    def _read(self, name: str, filters: list[tuple[str, str, Any]] | None) -> pd.DataFrame:
+    def _parts(self, name: str) -> list[Part]:
+        """The live parts of a table. They are listed again where its folder has changed, or did so
+        just now, as it may have changed once more by the same clock."""
         folder = self.paths.table(name)
+        try:
+            changed = folder.stat().st_mtime_ns
+        except OSError:
+            return live_parts(folder)
+        when, listed = self._listed.get(name, (0, []))
+        if when != changed:
+            listed = live_parts(folder)
+            if abs(time.time_ns() - changed) > SETTLED_NS:
+                self._listed[name] = changed, listed
+        return listed
+
+    def _read(self, name: str, filters: list[tuple[str, str, Any]] | None) -> pd.DataFrame:
         selection = (name, *(filters or ()))
         with self._lock:
             cached = self._cache.pop(selection, None)
@@ -256,7 +281,7 @@ class Run:
             complete = False
             while not complete:
                 complete = True
-                listed = [part.path for part in live_parts(folder)]
+                listed = [part.path for part in self._parts(name)]
                 for path in listed:
                     if path in tables or path in vanished:
                         continue
@@ -269,9 +294,8 @@ class Run:
             self.damaged |= vanished.intersection(listed)
             tables = {path: tables[path] for path in listed if path in tables}
             if cached is None or list(tables) != list(known):
-                keys = [(key, "ascending") for key in SORT_KEYS[name]]
-                whole = pa.concat_tables([TABLES[name].empty_table(), *tables.values()])
-                cached = _Selection(tables, whole.sort_by(keys).to_pandas())
+                whole = in_order(name, [TABLES[name].empty_table(), *tables.values()])
+                cached = _Selection(tables, whole.to_pandas(use_threads=False))
             self._cache[selection] = cached
             while len(self._cache) > self.CACHED_SELECTIONS:
                 self._cache.pop(next(iter(self._cache)))

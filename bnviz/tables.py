@@ -52,7 +52,7 @@ def run_data(
             run.config.model.normalization,
             run.config.model.nonlinearity,
             run.config.training.steps,
-            run.metrics(),
+            run.metrics("test"),
             PERCENTILES.empty_table().to_pandas()
             if unit is None or (panels is not None and i >= panels)
             else run.percentiles(layer, unit),
@@ -66,7 +66,7 @@ def accuracy_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Test accuracy against steps: run_id, normalization, step, accuracy, loss."""
     frames = []
     for run in runs:
-        tests = run.metrics().query("split == 'test'")
+        tests = run.metrics("test")
         frames.append(
             tests[["step", "accuracy", "loss"]].assign(
                 run_id=run.run_id, normalization=run.config.model.normalization

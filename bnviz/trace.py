@@ -34,6 +34,9 @@ MERGE_AFTER_PARTS = 64
 """Parts gathered before they are merged. Opening a part costs a reader about 0.3 ms, so this many
 stay well under one tick of the page."""
 
+MERGED_BELOW_ROWS = 30_000
+"""Parts with more rows wait for the end of the run: opening one is little beside reading it."""
+
 
 class TraceWriter:
     """Appends rows to a run's tables. What `flush` has returned from survives anything.
@@ -123,8 +126,9 @@ class TraceWriter:
         folder, number = self._folders[name], self._next[name]
         write_part(folder, number, number, table)
         self._next[name] = number + 1
-        path = folder / f"part-{number:06d}-{number:06d}.parquet"
-        self._unmerged[name].append(Part(number, number, path))
+        if len(table) < MERGED_BELOW_ROWS:
+            path = folder / f"part-{number:06d}-{number:06d}.parquet"
+            self._unmerged[name].append(Part(number, number, path))
 
 
 def _recorded(name: str, parts: Sequence[Part], from_step: int) -> set[tuple[Any, ...]]:

@@ -3,85 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from bnviz import identities, models, schedules
 from bnviz.config import RunConfig, kernel_problem
 from bnviz.data import DataError, ImageData, Minibatches, load
+from bnviz.evaluation import EVALUATION_CHUNK, predict, score
 from bnviz.identities import Check
 from bnviz.models.layers import Dropout
-from bnviz.percentiles import percentiles
-from bnviz.probe import observe
-from bnviz.schema import GRID
-from bnviz.settings import OVER_BATCH, OptimizerConfig
-
-EVALUATION_CHUNK = 250
-"""Test examples a forward pass: activations of this many stay in a CPU's cache."""
+from bnviz.observations import Observations
+from bnviz.probe import PreActivations, observe
+from bnviz.records import Diverged, Metrics, Progress, Record
+from bnviz.settings import OVER_BATCH
+from bnviz.steps import make_optimizer, make_step
 
 PROGRESS_INTERVAL_S = 0.1
 """How long the stream may be silent: who reads it can stop a run within this time."""
 
+MOST_DUE = 1_000
+"""Records of the training loss that may wait until they are taken."""
+
 PROBE_SEED = 0
 """Picks the held-out sample. The same for every run, so that runs of any seed are comparable."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Loss and accuracy at a step. `split` is "train" (loss: mean of the minibatches since the
-    previous train record; accuracy is not measured) or "test" (the whole test set, BN with running
-    statistics)."""
-
-    step: int
-    split: str
-    loss: float
-    accuracy: float | None
-    learning_rate: float
-    wall_time_s: float
-
-
-@dataclass(frozen=True)
-class Percentiles:
-    """Distribution of the pre-activation of every unit of a layer at a step."""
-
-    step: int
-    layer: str
-    mean: npt.NDArray[np.float64]  # (units,)
-    std: npt.NDArray[np.float64]  # (units,)
-    grid: npt.NDArray[np.float64]  # (units, len(GRID))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Nothing new but the step: a sign of life, at least every PROGRESS_INTERVAL_S.
-
-    `complete`: all records of this step have come, and the next update follows.
-    """
-
-    step: int
-    complete: bool = True
-
-
-@dataclass(frozen=True)
-class Diverged:
-    """The last record of a run whose loss or parameters stopped being finite numbers.
-
-    `step` counts the updates completed when it happened: the loss computed there, or the
-    parameters that the update led to, are not finite.
-    """
-
-    step: int
-    reason: str
-
-
-Record = Metrics | Percentiles | Check | Progress | Diverged
 
 
 def train(config: RunConfig, data: ImageData | None = None) -> Iterator[Record]:
@@ -114,6 +62,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.base_rate = config.optimizer.learning_rate
         """The learning rate without its schedule."""
+        self.train_step = make_step(self.model, self.optimizer, config.model)
+        self._observations = Observations()
         self._constant_rate = schedules.is_constant(config.optimizer)
         self._set_rate()
         self.batches = Minibatches(
@@ -138,11 +88,14 @@ class Trainer:
         steps = config.training.steps
         self._trace_at = set(dense_at_start(steps, config.trace.records))
         self._evaluate_at = set(dense_at_start(steps, config.training.evaluations))
-        # Losses since the last train record, at `_recorded_at`. They stay on the device until a
-        # record is due, so that a step never waits for one.
+        self._trains_on_what_is_observed = _trains_on_what_is_observed(config)
+        # Losses since the last train record, at `_recorded_at`. They stay on the device until
+        # records are taken, so that a step never waits for one.
         self._recorded_at = 0
         longest = _longest_gap(self._trace_at | self._evaluate_at | {0, steps})
-        self._losses = torch.zeros(longest, device=self.device)
+        self._losses = torch.zeros(longest + MOST_DUE, device=self.device)
+        self._due: list[tuple[int, float, float]] = []
+        """Step, learning rate and seconds of the train records that are still to be taken."""
         self._seconds = 0.0  # of training, before `records` was called
         self._began: float | None = None
 
@@ -216,47 +169,79 @@ class Trainer:
             if not self._constant_rate:
                 self._set_rate()
             tracing, evaluating = self.step in self._trace_at, self.step in self._evaluate_at
-            recording = tracing or evaluating or self.step == steps
-            if recording:
-                recent = self._recent_losses()
-                if diverged := self._divergence(recent):
-                    yield diverged
+            ending = self.step == steps
+            if tracing or evaluating or ending:
+                self._due.append((self.step, self.learning_rate, self.seconds))
+            seen: PreActivations | None = None
+            if tracing:
+                if self._trains_on_what_is_observed and not ending:
+                    seen = {}  # filled by the update below
+                else:
+                    self._observations.add(self.step, self.observe())
+            silent = time.perf_counter() - last_sign > PROGRESS_INTERVAL_S
+            full = self._observations.full or len(self._due) > MOST_DUE
+            if evaluating or ending or silent or full:
+                if (yield from self._take_records()):
                     return
-                if len(recent):
-                    yield self._metrics("train", float(recent.mean()), None)
-                self._recorded_at = self.step
-                if tracing:
-                    yield from self.observe()
+                if (evaluating or ending) and not self._parameters_are_finite():
+                    yield Diverged(self.step, "the parameters are not finite")
+                    return
                 if evaluating:
                     yield from self._evaluate()
                     yield from self.check()
-            if recording or time.perf_counter() - last_sign > PROGRESS_INTERVAL_S:
                 yield Progress(self.step)
                 last_sign = time.perf_counter()
-            if self.step == steps:
+            if ending:
                 return
             if self.step in self.planned_rates:
                 self.set_learning_rate(self.planned_rates[self.step])
             batch = self.batches[self.step]
-            self._losses[self.step - self._recorded_at] = train_step(
-                self.model,
-                self.optimizer,
-                self.data.train_images[batch],
-                self.data.train_labels[batch],
+            self._losses[self.step - self._recorded_at] = self.train_step(
+                self.data.train_images.index_select(0, batch),
+                self.data.train_labels.index_select(0, batch),
+                seen,
             )
+            if seen is not None:
+                self._observations.add(self.step, seen)
             self.step += 1
 
-    def observe(self) -> Iterator[Percentiles]:
-        """Percentiles of every unit of every hidden layer, now. Changes nothing of the run."""
+    def _take_records(self) -> Generator[Record, None, bool]:
+        """Yields the train records and percentiles that are due. True where the loss is not finite
+        any more: then that is yielded, too, and nothing of later steps."""
+        losses = self._recent_losses().cpu().numpy()  # (updates since the last record,)
+        finite = np.isfinite(losses)
+        first, last = (
+            self._recorded_at,
+            self.step if finite.all() else self._recorded_at + int(finite.argmin()),
+        )
+        due, self._due = self._due, []
+        for step, rate, seconds in due:
+            if self._recorded_at < step <= last:
+                own = losses[self._recorded_at - first : step - first]
+                loss = float(own.mean(dtype=np.float64))
+                yield Metrics(step, "train", loss, None, rate, seconds)
+            self._recorded_at = step
+        for record in self._observations.take():
+            if record.step <= last:
+                yield record
+        if last < self.step:
+            yield Diverged(last, "the training loss is not finite")
+            return True
+        if self._recorded_at > first:
+            kept = torch.from_numpy(losses[self._recorded_at - first :].copy())
+            self._losses[: len(kept)] = kept
+        return False
+
+    def _parameters_are_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
+
+    def observe(self) -> PreActivations:
+        """Pre-activations of every hidden layer for the probe, now. Changes nothing of the run."""
         trace = self.config.trace
         images = self.probe_images
         if trace.probe == "minibatch":
             images = self.data.train_images[self.batches[self.step]]
-        for layer, values in observe(self.model, self.layers, images, trace.bn_mode).items():
-            with np.errstate(invalid="ignore"):  # an infinite value has no mean: NaN is the answer
-                mean = values.mean(axis=1, dtype=np.float64)
-                std = values.std(axis=1, dtype=np.float64)
-            yield Percentiles(self.step, layer, mean, std, percentiles(values, GRID))
+        return observe(self.model, self.layers, images, trace.bn_mode)
 
     def check(self) -> Iterator[Check]:
         """The paper's identities on the next minibatch, now, where they apply to this network.
@@ -276,13 +261,16 @@ class Trainer:
     def _metrics(self, split: str, loss: float, accuracy: float | None) -> Metrics:
         return Metrics(self.step, split, loss, accuracy, self.learning_rate, self.seconds)
 
-    def _divergence(self, recent: torch.Tensor) -> Diverged | None:
-        bad = torch.nonzero(~torch.isfinite(recent))
-        if len(bad):
-            return Diverged(self._recorded_at + int(bad[0]), "the training loss is not finite")
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
-            return Diverged(self.step, "the parameters are not finite")
-        return None
+
+def _trains_on_what_is_observed(config: RunConfig) -> bool:
+    """Whether the pass of an update computes what the probe looks at, so that it need not be
+    computed again: the minibatch, normalized by its own statistics, with nothing dropped."""
+    return (
+        config.trace.probe == "minibatch"
+        and (config.trace.bn_mode == "batch" or config.model.normalization not in OVER_BATCH)
+        and config.model.normalization != "batch_renorm"
+        and not config.model.dropout
+    )
 
 
 def check_fit(config: RunConfig, data: ImageData) -> None:
@@ -306,70 +294,16 @@ def check_fit(config: RunConfig, data: ImageData) -> None:
         raise DataError(problem)
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of a configuration. The L2 penalty is on the weights of linear maps alone."""
-    weights = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    groups: list[dict[str, Any]] = (
-        [{"params": weights, "weight_decay": config.l2}, {"params": others, "weight_decay": 0.0}]
-        if config.l2
-        else [{"params": list(model.parameters())}]
-    )
-    rate = config.learning_rate
-    if config.kind == "adagrad":
-        return torch.optim.Adagrad(groups, lr=rate, fused=groups[0]["params"][0].is_cpu)
-    if config.kind == "adam":
-        return torch.optim.Adam(groups, lr=rate, fused=True)
-    return torch.optim.SGD(
-        groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov, fused=True
-    )
-
-
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """One update on one minibatch, images (m, channels, height, width), labels (m,). Returns its
-    mean loss, ()."""
-    loss = F.cross_entropy(model(images), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
-
-
-def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy over images (N, channels, height, width), BN with running
-    statistics."""
-    return score(torch.cat([predict(model, c) for c in images.split(EVALUATION_CHUNK)]), labels)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits (n, classes) of (n, channels, height, width) images, BN with running statistics."""
-    was_training = model.training
-    model.eval()
-    try:
-        logits: torch.Tensor = model(images)
-    finally:
-        model.train(was_training)
-    return logits
-
-
-def score(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy of (N, classes) logits against labels (N,)."""
-    loss = F.cross_entropy(logits, labels)
-    accuracy = (logits.argmax(dim=1) == labels).double().mean()
-    return float(loss), float(accuracy)
-
-
 def dense_at_start(steps: int, count: int) -> list[int]:
     """About `count` steps from 0 to `steps`, both included, closest together at the start.
 
     The i-th is steps * (i / count)^2: the change is fastest at the start (Figure 1), and the
     square puts about a third of the records into the first tenth of the run while the gap at the
     end is only twice the mean. Fewer than `count` come back where neighbours round to one step.
-    None for `count` 0.
+    None for `count` 0, all for `steps` or more.
     """
+    if count >= steps:
+        return list(range(steps + 1))
     return sorted({round(steps * (i / count) ** 2) for i in range(count + 1)}) if count else []
 
 

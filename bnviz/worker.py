@@ -205,7 +205,7 @@ class Worker:
     def _record(self, trainer: Trainer, writer: TraceWriter) -> State:
         """Put all that training yields where it belongs; returns the state in which it ends."""
         from bnviz.identities import Check
-        from bnviz.training import Diverged, Metrics, Percentiles
+        from bnviz.records import Diverged, Metrics, Percentiles
 
         flushed = 0.0  # so the first point is on the page at once
         saved, wait = time.monotonic(), CHECKPOINT_INTERVAL_S

@@ -40,7 +40,8 @@ def accuracy_curve(run: Run) -> tuple[Run, np.ndarray]:
     """Train one run and read its test accuracy at COMPARED_STEPS and at the end."""
     import torch
 
-    from bnviz.training import Metrics, train
+    from bnviz.records import Metrics
+    from bnviz.training import train
 
     torch.set_num_threads(1)
     init_std, learning_rate, normalization, seed = run

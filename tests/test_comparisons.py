@@ -101,26 +101,28 @@ def test_the_figure_holds_the_curves_smoothed_and_raw_and_bands():
     plain = run("c", (0.2, 0.2, 0.3), label="Without BN", model__normalization="none")
     curves = [comparisons.mean_curve([a, b], "test accuracy", "step")]
     curves.append(comparisons.curve(plain, "test accuracy", "step"))
-    figure = comparisons.figure(curves, "test accuracy", "step", target=0.75)
+    figure = comparisons.figure(curves, "test accuracy", "step", target=0.75).figure
     band, mean, single = figure.data
     np.testing.assert_allclose(band.y, [0.3, 0.6, 0.9, 0.8, 0.5, 0.1])
     np.testing.assert_allclose(mean.y, [0.2, 0.55, 0.85])
     np.testing.assert_allclose(single.y, [0.2, 0.2, 0.3])
     assert single.line.dash == "dash"
     assert figure.layout.shapes[0].y0 == 0.75
-    smooth = comparisons.figure(curves[1:], "test accuracy", "step", smoothing=0.5)
+    smooth = comparisons.figure(curves[1:], "test accuracy", "step", smoothing=0.5).figure
     raw, smoothed = smooth.data
     assert raw.opacity < 1
     np.testing.assert_allclose(raw.y, [0.2, 0.2, 0.3])
     np.testing.assert_allclose(smoothed.y, comparisons.smooth(np.array([0.2, 0.2, 0.3]), 0.5))
-    logarithmic = comparisons.figure(curves[1:], "test accuracy", "step", log_x=True)
+    logarithmic = comparisons.figure(curves[1:], "test accuracy", "step", log_x=True).figure
     assert list(logarithmic.data[0].x) == [100, 200]  # step 0 has no logarithm
 
 
 def test_long_curves_are_downsampled_and_say_so():
     n = 10_000
     long = run("long", np.linspace(0, 1, n), steps=range(n))
-    figure = comparisons.figure([comparisons.curve(long, "test accuracy", "step")], "a", "step")
+    figure = comparisons.figure(
+        [comparisons.curve(long, "test accuracy", "step")], "a", "step"
+    ).figure
     assert len(figure.data[0].x) <= 2_000
     drawn = len(figure.data[0].x)
     assert figure.layout.xaxis.title.text == f"step ({drawn:,} of 10,000 points)"
@@ -128,7 +130,7 @@ def test_long_curves_are_downsampled_and_say_so():
 
 @pytest.mark.parametrize("measure", comparisons.MEASURES)
 def test_nothing_to_draw_is_an_empty_figure(measure):
-    figure = comparisons.figure([], measure, "step")
+    figure = comparisons.figure([], measure, "step").figure
     assert len(figure.data) == 0
 
 
@@ -159,7 +161,7 @@ def curves(*lengths):
 
 def test_the_points_in_view_are_counted_over_long_and_short_lines():
     def title(view):
-        figure = comparisons.figure(curves(5_000, 100), "test accuracy", "step", view=view)
+        figure = comparisons.figure(curves(5_000, 100), "test accuracy", "step", view=view).figure
         return figure.layout.xaxis.title.text
 
     assert title((100.0, 200.0)) == "step (all 22 points in view)"
@@ -175,7 +177,7 @@ def test_a_logarithmic_axis_changes_no_smoothed_value():
             "step",
             smoothing=0.9,
             log_x=log_x,
-        )
+        ).figure
         line = pd.Series(figure.data[-1].y, figure.data[-1].x)
         expected = comparisons.smooth(np.array([0.1, 0.5, 0.9]), 0.9)
         np.testing.assert_allclose(line[[100, 200]], expected[1:], rtol=1e-6)

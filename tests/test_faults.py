@@ -24,8 +24,14 @@ from bnviz.trace import TraceWriter
 from .conftest import small
 from .zygote import Zygote
 
-TRACED = {"FLUSH_INTERVAL_S": 0, "CHECKPOINT_INTERVAL_S": 0, "CHECKPOINT_SHARE": 1e9}
-"""Every record is written, and a checkpoint saved, at once."""
+TRACED = {
+    "FLUSH_INTERVAL_S": 0,
+    "CHECKPOINT_INTERVAL_S": 0,
+    "CHECKPOINT_SHARE": 1e9,
+    "PROGRESS_INTERVAL_S": 1e9,
+}
+"""What is recorded is written, and a checkpoint saved, at each evaluation and at no other time, so
+that the file operations are the same each time."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def create(root):
     """Make a run that waits in the queue; nothing starts it."""
 
     def create(**overrides):
-        settings = {"training__steps": 9, "training__evaluations": 2, "trace__records": 3}
+        settings = {"training__steps": 9, "training__evaluations": 3, "trace__records": 3}
         settings |= {"model__hidden": [3, 2], "training__batch_size": 20, "trace__probe_size": 20}
         with queue.locked(root):
             return Run(jobs.create(small(**settings | overrides), root, "test").directory)
@@ -143,7 +149,12 @@ def test_killed_again_while_it_recovers(zygote, create, reference):
 
 
 def test_killed_at_random_moments_of_longer_runs(zygote, create):
-    often = {"FLUSH_INTERVAL_S": 0.01, "CHECKPOINT_INTERVAL_S": 0.03, "CHECKPOINT_SHARE": 1.0}
+    often = {
+        "FLUSH_INTERVAL_S": 0.01,
+        "CHECKPOINT_INTERVAL_S": 0.03,
+        "CHECKPOINT_SHARE": 1.0,
+        "PROGRESS_INTERVAL_S": 0.01,
+    }
     longer = {"training__steps": 1500, "training__evaluations": 30, "trace__records": 60}
     expected = create(**longer)
     assert zygote.run(expected.paths.directory, **often) == 0
@@ -337,15 +348,23 @@ def test_a_continued_run_repeats_itself_before_it_takes_a_new_learning_rate(zygo
     assert last[0] != last[1]
 
 
+def cut_with_two_checkpoints(zygote, create):
+    """A run that was killed when two checkpoints were there, of different steps."""
+    for crash_at in range(60, 100):
+        run = create()
+        zygote.run(run.paths.directory, crash_at=crash_at, MERGE_AFTER_PARTS=3, **TRACED)
+        newer, older = run.paths.checkpoint, checkpoint.previous(run.paths.checkpoint)
+        if older.exists() and checkpoint.load(older)["step"] < checkpoint.load(newer)["step"]:
+            return run
+    raise AssertionError("there were never two")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"PK nonsense", b"\x80\x05K\x01.", "truncated", "flipped"]
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(zygote, create, reference, content):
-    run = create()
-    # While the tables of the next flush are written, so that both checkpoints are there.
-    zygote.run(run.paths.directory, crash_at=66, MERGE_AFTER_PARTS=3, **TRACED)
+    run = cut_with_two_checkpoints(zygote, create)
     path = run.paths.checkpoint
-    assert checkpoint.load(checkpoint.previous(path))["step"] < checkpoint.load(path)["step"]
     whole = path.read_bytes()
     if content == "truncated":
         content = whole[: len(whole) // 2]

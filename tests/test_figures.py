@@ -20,19 +20,13 @@ def figure1(*arguments, narrow=False, **options):
 
 def run_data(label="With BN", normalization="batch", records=5, best=0.95):
     steps = np.arange(records)
-    metrics = pd.DataFrame(
-        {
-            "step": np.repeat(steps, 2),
-            "split": ["test", "train"] * records,
-            "accuracy": np.repeat(np.linspace(0.1, best, records), 2),
-            "loss": 1.0,
-        }
-    )
+    accuracy = np.linspace(0.1, best, records)
+    tests = pd.DataFrame({"step": steps, "split": "test", "accuracy": accuracy, "loss": 1.0})
     columns = {f"p{p}": p / 100 + steps for p in GRID}
     percentiles = pd.DataFrame({"step": steps, **columns})
     events = figures.not_started(RunConfig()).events
     return RunData(
-        f"run-{label}", label, normalization, "sigmoid", 50_000, metrics, percentiles, events
+        f"run-{label}", label, normalization, "sigmoid", 50_000, tests, percentiles, events
     )
 
 
@@ -69,8 +63,7 @@ def test_every_number_drawn_is_the_tables():
             np.testing.assert_array_equal(trace.x, run.percentiles["step"])
             np.testing.assert_allclose(trace.y, run.percentiles[f"p{percentage}"], rtol=1e-6)
     accuracy = lines(figure, "x")["With BN"]
-    tests = NORMALIZED.metrics.query("split == 'test'")
-    np.testing.assert_allclose(accuracy.y, tests["accuracy"], rtol=1e-6)
+    np.testing.assert_allclose(accuracy.y, NORMALIZED.tests["accuracy"], rtol=1e-6)
 
 
 def test_with_and_without_bn_differ_in_colour_and_dash():

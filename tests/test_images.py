@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from bnviz import data, images, sources, synthetic
+from bnviz.records import Metrics, Percentiles
 from bnviz.settings import DataConfig
-from bnviz.training import Metrics, Percentiles, train
+from bnviz.training import train
 
 from . import fakes
 from .conftest import small

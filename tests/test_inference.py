@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from bnviz import inference, models
+from bnviz.evaluation import evaluate, predict
 from bnviz.inference import FoldError, Stopped, alone, fold, population_statistics, with_population
 from bnviz.settings import ModelConfig
-from bnviz.training import Trainer, evaluate, predict
+from bnviz.training import Trainer
 
 from .conftest import small
 

@@ -15,6 +15,7 @@ import torch
 from bnviz import jobs, processes, queue, worker
 from bnviz.config import ConfigError
 from bnviz.parts import live_parts
+from bnviz.records import Metrics, Percentiles
 from bnviz.status import State, Status
 from bnviz.store import (
     Run,
@@ -25,7 +26,7 @@ from bnviz.store import (
     write_config,
     write_status,
 )
-from bnviz.training import Metrics, Percentiles, train
+from bnviz.training import train
 
 from .conftest import small, submit_and_wait
 
@@ -322,9 +323,9 @@ def test_a_run_whose_status_is_damaged_can_be_resumed(root, digits, monkeypatch)
 
 
 def test_ctrl_c_in_a_notebook_pauses_the_run_and_keeps_its_records(root, digits, monkeypatch):
-    from bnviz import training
+    from bnviz.steps import WrittenOutStep
 
-    step = training.train_step
+    step = WrittenOutStep.__call__
     count = 0
 
     def interrupted(*arguments):
@@ -335,7 +336,7 @@ def test_ctrl_c_in_a_notebook_pauses_the_run_and_keeps_its_records(root, digits,
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", interrupted)
+        patch.setattr(WrittenOutStep, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             worker.run_here(small(), root, "cell", train_on=digits)
     [run_id] = list_run_ids(root)

@@ -4,7 +4,8 @@ import pytest
 
 from bnviz.data import ImageData
 from bnviz.presets import presets
-from bnviz.training import Diverged, Metrics, Percentiles, Progress, Trainer
+from bnviz.records import Diverged, Metrics, Percentiles, Progress
+from bnviz.training import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -152,16 +152,44 @@ def test_unchanged_parts_are_read_once(paths, monkeypatch):
     run = Run(paths.directory)
     run.percentiles("hidden1", 0)
     read = []
-    original = pq.read_table
-    monkeypatch.setattr(
-        parts.pq, "read_table", lambda path, **kw: read.append(path) or original(path, **kw)
-    )
+    original = pq.ParquetFile
+    monkeypatch.setattr(parts.pq, "ParquetFile", lambda path: read.append(path) or original(path))
     run.percentiles("hidden1", 0)
     assert read == []
     write(writer, 1)
     writer.flush()
     assert len(run.percentiles("hidden1", 0)) == 2
     assert len(read) == 1
+
+
+def test_a_large_table_is_merged_and_read_a_part_at_a_time(paths, monkeypatch):
+    """As a small one is, with limits so low that each layer and unit is a share and a row group."""
+    beside = RunPaths(paths.directory.parent / "other")
+    beside.directory.mkdir()
+    writer, other = TraceWriter(paths), TraceWriter(beside)
+    for step in range(12):
+        for table in (writer, other):
+            write(table, step)
+            table.flush()
+    other.merge()
+    monkeypatch.setattr(parts, "MERGED_AT_ONCE", 50)
+    monkeypatch.setattr(parts, "ROW_GROUP_ROWS", 7)
+    writer.merge()
+    [part] = live_parts(paths.table("percentiles"))
+    assert pq.read_metadata(part.path).num_row_groups > 10
+    store.write_config(beside, Run(paths.directory).config)
+    large, usual = Run(paths.directory), Run(beside.directory)
+    for selection in (
+        {},
+        {"layer": "hidden1"},
+        {"layer": "hidden1", "unit": 0},
+        {"layer": "hidden1", "unit": 2, "steps": [3, 5, 99]},
+        {"steps": [11]},
+        {"steps": []},
+    ):
+        pd.testing.assert_frame_equal(
+            large.percentiles(**selection), usual.percentiles(**selection)
+        )
 
 
 def test_a_run_without_records_is_empty_tables(paths):
@@ -303,7 +331,7 @@ def test_a_flush_that_failed_may_be_tried_again(paths, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts.pq, "write_table", full)
+        patch.setattr(parts.pq.ParquetWriter, "write_table", full)
         with pytest.raises(OSError, match="No space"):
             writer.flush()
     writer.flush()

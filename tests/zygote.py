@@ -105,7 +105,7 @@ class Faults:
         from bnviz import parts
 
         replace, unlink, fsync = os.replace, os.unlink, os.fsync
-        write_bytes, write_table = pathlib.Path.write_bytes, parts.pq.write_table
+        write_bytes = pathlib.Path.write_bytes
 
         def counted(original):
             def call(*arguments, **options):
@@ -125,18 +125,25 @@ class Faults:
             self.allow_write(path, len(data))
             return write_bytes(path, data)
 
-        def counted_write_table(table, path, **options):
-            self.strike(lambda: write_bytes(path, b"PAR1 and not much more"))
-            self.allow_write(path, table.nbytes)
-            return write_table(table, path, **options)
+        faults = self
+
+        class CountedWriter(parts.pq.ParquetWriter):
+            def __init__(self, path, *arguments, **options):
+                self.path = path
+                super().__init__(path, *arguments, **options)
+
+            def write_table(self, table, **options):
+                faults.strike(lambda: write_bytes(self.path, b"PAR1 and not much more"))
+                faults.allow_write(self.path, table.nbytes)
+                super().write_table(table, **options)
 
         os.replace, os.fsync, os.unlink = counted(replace), counted(fsync), counted_unlink
         pathlib.Path.write_bytes = counted_write_bytes
-        parts.pq.write_table = counted_write_table
+        parts.pq.ParquetWriter = CountedWriter
 
 
 def _work(order, digits):
-    from bnviz import trace, worker
+    from bnviz import trace, training, worker
     from bnviz.store import Run
 
     run = Run(pathlib.Path(order.pop("directory")))
@@ -148,7 +155,8 @@ def _work(order, digits):
     faults = Faults(**{kind: order.pop(kind) for kind in kinds if kind in order})
     faults.install()
     for name, value in order.items():
-        setattr(trace if hasattr(trace, name) else worker, name, value)
+        module = next(m for m in (trace, training, worker) if hasattr(m, name))
+        setattr(module, name, value)
     carrying_out = worker.Worker(run, digits, own_process=True)
     signal.signal(signal.SIGTERM, carrying_out.interrupt)
     carrying_out.carry_out()

@@ -106,12 +106,8 @@ def live(
 
 
 def _drawing(plot: Plot, filename: str, look: str, origin: dict[str, Any]) -> Drawing:
-    # The narrow layout goes without plotly.py's checks, which take as long as all the rest.
-    # The uids tell plotly.js which line is which when others come and go.
-    figure = json.loads(plot.drawn.figure.to_json(remove_uids=False))
-    payload = figure | {"narrow": plot.drawn.narrow}
     saved = "" if look == "screen" else style.in_look(plot.drawn, look).to_json()
-    return Drawing(json.dumps(payload), saved, plot.alt, filename, json.dumps(origin))
+    return Drawing(plot.drawn.to_json(), saved, plot.alt, filename, json.dumps(origin))
 
 
 def _views(key: str) -> dict[str, View]:
