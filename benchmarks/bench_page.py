@@ -3,28 +3,33 @@
 Runs of 50,000 steps with 1,000 records of 300 units, as the preset `figure1` leaves them, grow by a
 record a second each, written by one process in place of the workers, so that training does not
 disturb the measurement. A browser looks at 1, 8 and 30 of them on the pages Lab and Compare. A tick
-is counted from the browser's request to the last frame of the answer, with all bytes received. Then
-the page Runs is opened with 10 and with 1,000 runs.
+is counted from the browser's request to the last frame of the answer, with all bytes received; the
+server's part is the processor time that its process used. Then the dashboard is started anew, and
+the page Runs is opened with 10, with 1,000 and with 10,000 runs.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import Report, spread
 from bnviz import processes, store
 from bnviz.config import RunConfig
-from bnviz.schema import GRID
+from bnviz.schema import GRID, SCHEMA_VERSION
 from bnviz.status import State, Status
 from bnviz.store import RunPaths
 from bnviz.trace import TraceWriter
@@ -33,7 +38,8 @@ from tests.dashboard import Server, chromium
 COUNTS = (1, 8, 30)
 RECORDS, EVALUATIONS = 1_000, 100
 TICKS_S = 15
-MANY = (10, 1_000)
+STARTS = 3
+MANY = (10, 1_000, 10_000)
 
 
 class GrowingRun:
@@ -141,7 +147,7 @@ def grow_each_second(runs: list[GrowingRun]) -> None:
         time.sleep(max(0.0, began + 1 - time.monotonic()))
 
 
-def watch(browser: Any, server: Server, path: str, growing: list[GrowingRun]) -> None:
+def watch(browser: Any, server: Server, path: str, growing: list[GrowingRun]) -> tuple[object, ...]:
     grower = multiprocessing.Process(target=grow_each_second, args=(growing,), daemon=True)
     grower.start()
     page = browser.new_page()
@@ -151,26 +157,58 @@ def watch(browser: Any, server: Server, path: str, growing: list[GrowingRun]) ->
     page.locator(".bnviz-chart .plot[data-drawn=true]").first.wait_for(timeout=120_000)
     page.wait_for_timeout(3_000)
     frames.log.clear()
+    before = processor_seconds(server)
     page.wait_for_timeout(1000 * TICKS_S)
+    used = processor_seconds(server) - before
     grower.kill()
     grower.join()
     ticks = frames.answers()
     times, sizes = zip(*ticks, strict=True)
-    print(
-        f"{path or 'lab':8} {len(growing):3} runs: {len(ticks)} ticks, "
-        f"{statistics.median(times):6.0f} ms median, {max(times):6.0f} ms at most, "
-        f"{statistics.median(sizes) / 1000:7.0f} kB median"
-    )
     page.close()
+    # Compare ticks in two parts, each second.
+    return (
+        path or "lab",
+        len(growing),
+        len(ticks),
+        spread(np.array(times)),
+        round(max(times)),
+        round(used / TICKS_S * 1000),
+        round(statistics.median(sizes) / 1000),
+    )
 
 
-def open_runs_page(browser: Any, root: Path, count: int) -> None:
+def processor_seconds(server: Server) -> float:
+    process = psutil.Process(server.process.pid)
+    times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def start(browser: Any, root: Path) -> tuple[object, ...]:
+    """Seconds from the start of the dashboard to its answer, and to the first chart on the screen;
+    and to that of a second visit."""
+    began = time.perf_counter()
+    server = Server(root)
+    served = time.perf_counter() - began
+    painted = []
+    for _ in range(2):
+        page = browser.new_page()
+        opened = time.perf_counter()
+        page.goto(server.url)
+        page.locator(".bnviz-chart .plot[data-drawn=true]").first.wait_for(timeout=120_000)
+        painted.append(time.perf_counter() - opened)
+        page.close()
+    server.kill()
+    return (round(served, 2), round(painted[0], 2), round(painted[1], 2))
+
+
+def open_runs_page(browser: Any, root: Path, count: int) -> Iterator[tuple[object, ...]]:
     for number in range(count):
         directory = root / f"20260101-{number:06d}-lr-sweep-{number:06x}"
         directory.mkdir(parents=True)
         paths = RunPaths(directory)
         config = RunConfig().replace({"training.seed": number, "model.hidden": [100]})
-        store.write_config(paths, config)
+        values = {"schema_version": SCHEMA_VERSION, **config.model_dump(mode="json")}
+        paths.config.write_text(json.dumps(values))  # without waiting for the disk
         summary = {"test_accuracy": 0.9, "test_loss": 0.3}
         status = Status(
             state=State.COMPLETED,
@@ -187,31 +225,40 @@ def open_runs_page(browser: Any, root: Path, count: int) -> None:
         frames = Frames(page)
         began = time.perf_counter()
         page.goto(server.url + "runs")
-        page.get_by_text(f"{count:,} of {count:,} runs").wait_for(timeout=60_000)
+        page.get_by_text(f"{count:,} of {count:,} runs").wait_for(timeout=120_000)
         page.locator("canvas").first.wait_for()
         opened = time.perf_counter() - began
         answer, size = frames.answers()[0]
-        print(
-            f"Runs with {count:,} runs, {visit} visit: {opened:.2f} s, of which the server's "
-            f"answer {answer:.0f} ms, {size / 1000:.0f} kB"
-        )
+        yield count, visit, round(opened, 2), round(answer), round(size / 1000)
         page.close()
     server.kill()
 
 
 def main() -> None:
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    report = Report("page")
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         root = Path(scratch) / "runs"
         prepared: dict[str, Path] = {}
         runs = [GrowingRun(root, number, prepared) for number in range(max(COUNTS))]
         server = Server(root)
-        for path in ("", "compare"):
-            for count in COUNTS:
-                watch(browser, server, path, runs[:count])
+        ticks = [
+            watch(browser, server, path, runs[:count])
+            for path in ("", "compare")
+            for count in COUNTS
+        ]
         server.kill()
-        for count in MANY:
-            open_runs_page(browser, Path(scratch) / f"many{count}", count)
+        header = ("page", "runs", "ticks", "ms", "longest, ms", "server, ms/s", "kB")
+        report.table(f"Ticks of {TICKS_S} seconds", header, ticks)
+        starts = [start(browser, Path(scratch) / "empty") for _ in range(STARTS)]
+        header = ("serves after, s", "first chart, s", "of a second visit, s")
+        report.table("Start", header, starts)
+        opened = [
+            row
+            for count in MANY
+            for row in open_runs_page(browser, Path(scratch) / f"many{count}", count)
+        ]
+        header = ("runs", "visit", "on the screen, s", "server's answer, ms", "kB")
+        report.table("The page Runs", header, opened)
 
 
 if __name__ == "__main__":

@@ -56,9 +56,8 @@ def rate_changes(runs: Sequence[Run]) -> str:
     """Which of these runs had another learning rate from some step on; "" where none had."""
     changes = []
     for run, name in zip(runs, labels(runs), strict=True):
-        events = run.events()
-        for event in events[events["name"] == "learning_rate"].to_dict("records"):
-            changes.append(f"{name}: {event['value']:g} from step {event['step']:,} on")
+        for step, value in run.rate_changes():
+            changes.append(f"{name}: {value:g} from step {step:,} on")
     scheduled = any(run.config.optimizer.schedule != "constant" for run in runs)
     times = " (times its schedule)" if scheduled else ""
     return f"Learning rate{times} changed while training: {'; '.join(changes)}." if changes else ""

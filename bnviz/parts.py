@@ -73,8 +73,11 @@ def list_parts(folder: Path) -> list[Part]:
 
 def live_parts(folder: Path) -> list[Part]:
     """The parts that together hold every row once."""
-    parts = list_parts(folder)
-    return [part for part in parts if not any(other.covers(part) for other in parts)]
+    live: list[Part] = []
+    for part in sorted(list_parts(folder), key=lambda part: (part.first, -part.last)):
+        if not live or part.last > live[-1].last:  # else that one, which begins before, covers it
+            live.append(part)
+    return live
 
 
 def write_part(folder: Path, first: int, last: int, table: pa.Table) -> None:

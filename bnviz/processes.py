@@ -65,7 +65,7 @@ def silent_for_s(status: Status) -> float | None:
     """Seconds without a sign of life from a living worker, where that is too long; else None."""
     silence = time.time() - status.updated_at
     limit = SILENT_AFTER_S.get(status.state)
-    return silence if limit is not None and has_process(status) and silence > limit else None
+    return silence if limit is not None and silence > limit and has_process(status) else None
 
 
 def is_worker(pid: int) -> bool:

@@ -184,6 +184,14 @@ class Run:
         """The events table, sorted by step."""
         return self._read("events", None)
 
+    def rate_changes(self) -> list[tuple[int, float]]:
+        """Step and value of each learning rate that was set while the run trained."""
+        events = self.events()
+        if events.empty:
+            return []
+        changes = events[events["name"] == "learning_rate"]
+        return list(zip(changes["step"].tolist(), changes["value"].tolist(), strict=True))
+
     def checks(self) -> pd.DataFrame:
         """How far the paper's identities are from holding, sorted by layer, identity, step; no
         rows for a run without BN before its nonlinearities, or of an earlier version."""

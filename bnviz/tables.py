@@ -107,20 +107,13 @@ def origin(runs: Sequence[Run], *, with_paper: bool = False) -> dict[str, Any]:
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "units": units,
         "runs": {run.run_id: run.config.model_dump(mode="json") for run in runs},
-        "learning_rate_changes": {run.run_id: _rate_changes(run) for run in runs},
+        "learning_rate_changes": {run.run_id: dict(run.rate_changes()) for run in runs},
         "damaged_and_left_out": {
             run.run_id: sorted(f"{part.parent.name}/{part.name}" for part in run.damaged)
             for run in runs
         },
         **({"paper": paper.CITATION} if with_paper else {}),
     }
-
-
-def _rate_changes(run: Run) -> dict[int, float]:
-    """Step to the learning rate set there, where it was changed while training."""
-    events = run.events()
-    changes = events[events["name"] == "learning_rate"]
-    return dict(zip(changes["step"].tolist(), changes["value"].tolist(), strict=True))
 
 
 def to_csv(table: pd.DataFrame, origin: dict[str, Any]) -> bytes:

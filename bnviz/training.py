@@ -12,6 +12,7 @@ from torch import nn
 
 from bnviz import identities, models, schedules
 from bnviz.config import RunConfig, kernel_problem
+from bnviz.cuda_graph import Capture, NotCapturedError, Update, capture_cuda, captured
 from bnviz.data import DataError, ImageData, Minibatches, load
 from bnviz.evaluation import EVALUATION_CHUNK, predict, score
 from bnviz.identities import Check
@@ -62,6 +63,10 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.base_rate = config.optimizer.learning_rate
         """The learning rate without its schedule."""
+        self.learning_rate = self.base_rate
+        """Of the next update."""
+        self.note = ""
+        """What the user may want to know of how it trains."""
         self.train_step = make_step(self.model, self.optimizer, config.model)
         self._observations = Observations()
         self._constant_rate = schedules.is_constant(config.optimizer)
@@ -99,11 +104,6 @@ class Trainer:
         self._seconds = 0.0  # of training, before `records` was called
         self._began: float | None = None
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the next update."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
     def set_learning_rate(self, value: float) -> None:
         """Set what the schedule multiplies; takes effect with the next update."""
         self.base_rate = value
@@ -111,8 +111,12 @@ class Trainer:
 
     def _set_rate(self) -> None:
         now = schedules.factor(self.config.optimizer, self.step, self.config.training.steps)
+        self.learning_rate = self.base_rate * now
         for group in self.optimizer.param_groups:
-            group["lr"] = self.base_rate * now
+            if isinstance(group["lr"], torch.Tensor):  # where the update is captured
+                group["lr"].fill_(self.learning_rate)
+            else:
+                group["lr"] = self.learning_rate
 
     def state(self) -> dict[str, Any]:
         """All that going on from here needs. The order of the data is a function of the seed and
@@ -120,7 +124,7 @@ class Trainer:
         return {
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._optimizer_state(),
             "recorded_at": self._recorded_at,
             "losses": self._recent_losses(),
             "seconds": self.seconds,
@@ -128,6 +132,12 @@ class Trainer:
             "dropout": [source.get_state() for source in self._dropout_sources()],
             "device": self.device.type,
         }
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.optimizer.state_dict()
+        for group in state["param_groups"]:
+            group["lr"] = self.learning_rate
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Stand where `state` was taken; `records` goes on from there."""
@@ -138,6 +148,7 @@ class Trainer:
         self._recent_losses().copy_(state["losses"])
         self._seconds = state["seconds"]
         # The first checkpoints had no schedule and no dropout.
+        self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.base_rate = state.get("base_rate", self.learning_rate)
         for source, saved in zip(self._dropout_sources(), state.get("dropout", []), strict=False):
             if state["device"] == self.device.type:
@@ -165,6 +176,7 @@ class Trainer:
         steps = self.config.training.steps
         self._began = last_sign = time.perf_counter()
         self.model.train()
+        update = self._captured_update() if self.device.type == "cuda" else self._update
         while True:
             if not self._constant_rate:
                 self._set_rate()
@@ -195,15 +207,30 @@ class Trainer:
                 return
             if self.step in self.planned_rates:
                 self.set_learning_rate(self.planned_rates[self.step])
-            batch = self.batches[self.step]
-            self._losses[self.step - self._recorded_at] = self.train_step(
-                self.data.train_images.index_select(0, batch),
-                self.data.train_labels.index_select(0, batch),
-                seen,
-            )
+            loss = update(self.batches[self.step], seen)
+            self._losses[self.step - self._recorded_at] = loss
             if seen is not None:
                 self._observations.add(self.step, seen)
             self.step += 1
+
+    def _update(self, batch: torch.Tensor, seen: PreActivations | None) -> torch.Tensor:
+        images = self.data.train_images.index_select(0, batch)
+        return self.train_step(images, self.data.train_labels.index_select(0, batch), seen)
+
+    def _captured_update(self, capture: Capture = capture_cuda) -> Update:
+        """The update as a CUDA graph, where it can be one."""
+        try:
+            return captured(
+                self._update,
+                self.model,
+                self.optimizer,
+                self.batches[self.step],
+                self._dropout_sources(),
+                capture,
+            )
+        except NotCapturedError as error:
+            self.note = f"each update is launched kernel by kernel, not as a CUDA graph: {error}"
+            return self._update
 
     def _take_records(self) -> Generator[Record, None, bool]:
         """Yields the train records and percentiles that are due. True where the loss is not finite

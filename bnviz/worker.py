@@ -158,16 +158,13 @@ class Worker:
 
         torch.set_num_threads(1)  # a machine runs as many such jobs as it has cores
         trainer = Trainer(config, self._data)
-        state = checkpoint.load(self._paths.checkpoint)
-        if state is not None:
+        if (state := checkpoint.load(self._paths.checkpoint)) is not None:
             trainer.restore(state)
         # What the status tells may be newer or older than where the run goes on from.
         summary = state["summary"] if state is not None else {}
         self._status = self._status.model_copy(update={"summary": summary})
         writer = TraceWriter(self._paths, from_step=trainer.step)
-        events = self._run.events()
-        changes = events[events["name"] == "learning_rate"]
-        for step, value in zip(changes["step"].tolist(), changes["value"].tolist(), strict=True):
+        for step, value in self._run.rate_changes():
             if step >= trainer.step:  # after the checkpoint, so the checkpoint lacks it
                 trainer.planned_rates[step] = value
         if trainer.step:
@@ -224,6 +221,9 @@ class Worker:
                 self._status = self._status.model_copy(update={"step": record.step})
                 self._extend_summary(diverged_at=record.step, reason=record.reason)
                 return State.DIVERGED
+            if trainer.note:
+                _say(trainer.note)
+                trainer.note = ""
             # Progress comes after the records of a step and at least every tenth of a second.
             self._status = self._status.model_copy(update={"step": record.step})
             if (asked := self._answer(trainer, writer, record.complete)) is not None:

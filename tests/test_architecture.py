@@ -35,6 +35,7 @@ LEVELS = {
     "bnviz.models.normalization": 1,
     "bnviz.probe": 1,
     "bnviz.records": 1,
+    "bnviz.cuda_graph": 1,
     "bnviz.observations": 1,
     "bnviz.steps": 1,
     "bnviz.evaluation": 1,

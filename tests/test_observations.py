@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from bnviz.observations import Observations
+from bnviz.observations import Observations, summarize_there
+from bnviz.percentiles import summarize
 from bnviz.schema import GRID
 
 
@@ -67,3 +68,14 @@ def test_values_that_are_not_finite_make_no_warning_and_no_wrong_number():
     assert np.isnan([record.mean[1], record.std[1], record.std[2]]).all()
     assert record.grid[2, -1] == np.inf
     assert (record.mean[0], record.std[0]) == (0, 0)
+
+
+def test_the_summary_for_other_devices_is_that_of_the_cpu():
+    """Here it is computed on the CPU, too."""
+    maps = torch.randn(3, 6, 4, 5, 7, generator=torch.Generator().manual_seed(0))
+    maps[1, 2, 1, 0, 0] = torch.nan
+    maps[2, :, 3] = torch.inf
+    maps[0, 0, 0, 0, 0] = -torch.inf
+    rows = maps.transpose(1, 2).reshape(12, -1).contiguous().numpy()
+    for expected, got in zip(summarize(rows, GRID), summarize_there(list(maps)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)

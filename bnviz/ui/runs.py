@@ -251,8 +251,8 @@ def start(configs: Mapping[str, RunConfig], group: str = "") -> list[str]:
 def _learning_rate(run: Run) -> None:
     key = f"rate-{run.run_id}"
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        changes = run.events().query("name == 'learning_rate'")["value"]
-        now = float(changes.iloc[-1]) if len(changes) else run.config.optimizer.learning_rate
+        changes = run.rate_changes()
+        now = changes[-1][1] if changes else run.config.optimizer.learning_rate
         st.number_input("Learning rate", value=now, step=None, format="%g", key=key)
         st.button(
             "Set",

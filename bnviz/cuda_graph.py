@@ -1,0 +1,134 @@
+"""An update captured as one CUDA graph, which a GPU replays without waiting for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnviz.probe import PreActivations
+
+Update = Callable[[torch.Tensor, PreActivations | None], torch.Tensor]
+"""Trains on a minibatch, of which it gets the numbers of its examples, (m,). Returns the mean loss
+before the update, (), and puts the pre-activations of its pass where they are wanted."""
+
+Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
+"""Makes a function that repeats on the device what another one does there."""
+
+WARM_UP = 3
+"""Updates before a capture, in which libraries choose their kernels and allocate memory."""
+
+
+class NotCapturedError(Exception):
+    """The update cannot be captured, or does not compute the same; the message says why."""
+
+
+def captured(
+    update: Update,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: torch.Tensor,
+    generators: Sequence[torch.Generator],
+    capture: Capture,
+) -> Update:
+    """The same update, captured. The model and the optimizer are left as they were, but that the
+    learning rates of the optimizer are tensors now: what is set later must be filled in.
+
+    Args:
+        batch: a minibatch to try it on.
+        generators: of random numbers that the update draws.
+        capture: `capture_cuda`, but in tests.
+
+    Raises:
+        NotCapturedError: it cannot be; then all is as it was.
+    """
+    before = _State(model, optimizer, generators)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    chosen = batch.clone()
+    seen: PreActivations = {}
+    loss = torch.zeros((), device=batch.device)
+
+    def on_chosen() -> None:
+        loss.copy_(update(chosen, seen))
+
+    def replayed(batch: torch.Tensor, wanted: PreActivations | None) -> torch.Tensor:
+        chosen.copy_(batch)
+        replay()
+        if wanted is not None:
+            wanted.update({layer: values.clone() for layer, values in seen.items()})
+        return loss
+
+    try:
+        expected = [update(batch, None).clone(), *before.now()]
+        before.restore()
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"], device=batch.device)
+        replay = capture(on_chosen, generators)
+        before.restore()
+        got = [replayed(batch, None).clone(), *before.now()]
+        before.restore()
+    except RuntimeError as error:  # what torch raises for all that a capture does not allow
+        problem = str(error).partition("\n")[0]
+    else:
+        if all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(expected, got, strict=True)
+        ):
+            return replayed
+        problem = "it computes something else"
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    before.restore()
+    raise NotCapturedError(problem)
+
+
+def capture_cuda(
+    run: Callable[[], None], generators: Sequence[torch.Generator]
+) -> Callable[[], None]:
+    """A CUDA graph of what `run` does."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+class _State:
+    """All that an update changes, as it is now."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        self._optimizer = optimizer
+        self._tensors = {id(t): (t, t.clone()) for t in model.state_dict().values()}
+        self._tensors |= {id(t): (t, t.clone()) for t in self._of_optimizer()}
+        self._generators = [(generator, generator.get_state()) for generator in generators]
+
+    def _of_optimizer(self) -> list[torch.Tensor]:
+        states: Any = self._optimizer.state.values()
+        return [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+
+    def now(self) -> list[torch.Tensor]:
+        """Copies of the model's tensors and of the optimizer's."""
+        return [tensor.clone() for tensor, _ in self._tensors.values()]
+
+    def restore(self) -> None:
+        """As it was. What the optimizer has made meanwhile begins with zeros."""
+        for tensor in self._of_optimizer():
+            if id(tensor) not in self._tensors:
+                tensor.zero_()
+        for tensor, value in self._tensors.values():
+            tensor.copy_(value)
+        for generator, state in self._generators:
+            generator.set_state(state)
