@@ -1,9 +1,10 @@
 # make run   opens the dashboard        make test   checks everything
+# make bench measures all, half an hour with nothing else on the machine
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check browser images
+.PHONY: run test check browser images bench
 
 run: $(VENV)/.installed
 	$(BIN)/python -m bnviz dashboard
@@ -15,6 +16,11 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed-bench browser
+	for bench in training store page normalizations checkpoint queue; do \
+	  $(BIN)/python benchmarks/bench_$$bench.py || exit 1; \
+	done
 
 images: $(VENV)/.installed-dev browser
 	$(BIN)/python docs/make_images.py
@@ -32,6 +38,10 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: requirements-bench.txt | $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+	@touch $@
 
 # The browser tests drive the system's Chromium. Where Debian's Fashion-MNIST cannot be had, the test
 # that reads it is passed over.

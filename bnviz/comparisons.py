@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,16 @@ class Compared:
     settings: dict[str, Any]
     steps_per_epoch: float
 
+    @cached_property
+    def columns(self) -> dict[str, dict[str, npt.NDArray[Any]]]:
+        """The columns of `metrics` with numbers, (rows of the split,) each, by split."""
+        numbers = {name: c.to_numpy() for name, c in self.metrics.items() if name != "split"}
+        splits = self.metrics["split"].to_numpy()
+        return {
+            split: {str(name): values[splits == split] for name, values in numbers.items()}
+            for split, _ in MEASURES.values()
+        }
+
 
 def curve(run: Compared, measure: str, x_axis: str) -> Curve:
     """One run's measure (see MEASURES) against step, epoch or wall time."""
@@ -67,8 +77,8 @@ def curve(run: Compared, measure: str, x_axis: str) -> Curve:
         run.label,
         str(run.settings["model.normalization"]),
         run.run_id,
-        x.to_numpy(np.float64),
-        rows[MEASURES[measure][1]].to_numpy(np.float64),
+        x.astype(np.float64),
+        rows[MEASURES[measure][1]].astype(np.float64),
     )
 
 
@@ -84,11 +94,11 @@ def over_seeds(runs: Sequence[Compared]) -> list[list[Compared]]:
 def mean_curve(group: Sequence[Compared], measure: str, x_axis: str) -> Curve:
     """Mean, minimum and maximum of a group at the steps that all of its runs have recorded; a run
     that has recorded nothing is left out."""
-    group = [run for run in group if len(_rows(run, measure))] or group[:1]
+    group = [run for run in group if len(_rows(run, measure)["step"])] or group[:1]
     curves = [curve(run, measure, x_axis) for run in group]
     if len(curves) == 1:
         return curves[0]
-    steps = [_rows(run, measure)["step"].to_numpy() for run in group]
+    steps = [_rows(run, measure)["step"] for run in group]
     common = reduce(np.intersect1d, steps)
     rows = [np.searchsorted(own, common) for own in steps]
     values = np.stack([c.y[kept] for c, kept in zip(curves, rows, strict=True)])  # (runs, steps)
@@ -121,8 +131,8 @@ def smooth(y: npt.NDArray[np.float64], weight: float) -> npt.NDArray[np.float64]
 def steps_to(run: Compared, accuracy: float) -> int | None:
     """Step of the first evaluation at which the test accuracy is at least this; None if never."""
     rows = _rows(run, "test accuracy")
-    reached = rows.loc[rows["accuracy"] >= accuracy, "step"]
-    return int(reached.iloc[0]) if len(reached) else None
+    reached = rows["step"][rows["accuracy"] >= accuracy]
+    return int(reached[0]) if len(reached) else None
 
 
 def steps_table(runs: Sequence[Compared], accuracy: float, baseline: str) -> pd.DataFrame:
@@ -138,15 +148,16 @@ def steps_table(runs: Sequence[Compared], accuracy: float, baseline: str) -> pd.
     for run in runs:
         own = steps[run.run_id]
         tests = _rows(run, "test accuracy")
-        best = tests.nlargest(1, "accuracy").to_dict("records")
+        measured = not np.isnan(tests["accuracy"]).all()
+        best = int(np.nanargmax(tests["accuracy"])) if measured else None
         rows.append(
             {
                 "run_id": run.run_id,
                 "run": run.label,
                 "steps": own,
                 "speed_up": reference / own if reference and own else None,
-                "best_accuracy": best[0]["accuracy"] if best else None,
-                "best_at_step": best[0]["step"] if best else None,
+                "best_accuracy": None if best is None else tests["accuracy"][best],
+                "best_at_step": None if best is None else tests["step"][best],
             }
         )
     types = {"steps": "Int64", "speed_up": "float64", "best_accuracy": "float64"}
@@ -260,8 +271,8 @@ def describe(curves: Sequence[Curve], measure: str) -> str:
     return " ".join(parts)
 
 
-def _rows(run: Compared, measure: str) -> pd.DataFrame:
-    return run.metrics[run.metrics["split"] == MEASURES[measure][0]]
+def _rows(run: Compared, measure: str) -> dict[str, npt.NDArray[Any]]:
+    return run.columns[MEASURES[measure][0]]
 
 
 def _common_label(group: Sequence[Compared]) -> str:

@@ -13,8 +13,7 @@ from bnviz.comparisons import Compared, Curve
 from bnviz.distributions import Panel
 from bnviz.downsample import View
 from bnviz.figures import SHOWN_PERCENTAGES
-from bnviz.processes import true_status
-from bnviz.store import Run
+from bnviz.store import Run, StoreError
 from bnviz.style import Drawn
 
 Views = Mapping[str, View]
@@ -86,10 +85,14 @@ def side_by_side(runs: Sequence[Run], layer: str, unit: int | None, views: Views
         ValueError: more than `distributions.MAX_MULTIPLES` runs.
     """
     shown = tables.unit_of(runs, layer, unit)
-    data = tables.run_data(runs, layer, shown)
-    panels = [Panel(run.label, run.percentiles, run.normalization, run.run_id) for run in data]
+    panels = [
+        Panel(
+            label, tables.unit_rows(run, layer, shown), run.config.model.normalization, run.run_id
+        )
+        for run, label in zip(runs, captions.labels(runs), strict=True)
+    ]
     label = f"{layer} {_unit_title(shown)}"
-    length = max(run.steps for run in data)
+    length = max(run.config.training.steps for run in runs)
     drawn = distributions.small_multiples(
         panels, label, SHOWN_PERCENTAGES, length, columns=(4, 1), view=views.get("x")
     )
@@ -119,7 +122,10 @@ def compared(runs: Sequence[Run]) -> list[Compared]:
 
 def _train_examples(run: Run) -> float:
     """How many the run found; before it has looked, what its configuration says; else NaN."""
-    found = true_status(run).summary.get("train_examples")
+    try:
+        found = run.status.summary.get("train_examples")
+    except StoreError:
+        found = None
     if type(found) is int and 0 < found < 10**15:
         return found
     return run.config.train_examples or math.nan

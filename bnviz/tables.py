@@ -53,13 +53,18 @@ def run_data(
             run.config.model.nonlinearity,
             run.config.training.steps,
             run.metrics("test"),
-            PERCENTILES.empty_table().to_pandas()
-            if unit is None or (panels is not None and i >= panels)
-            else run.percentiles(layer, unit),
+            unit_rows(run, layer, unit if panels is None or i < panels else None),
             run.events(),
         )
         for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True))
     ]
+
+
+def unit_rows(run: Run, layer: str, unit: int | None) -> pd.DataFrame:
+    """Rows of the percentiles table of one unit; for None, none."""
+    if unit is None:
+        return PERCENTILES.empty_table().to_pandas()
+    return run.percentiles(layer, unit)
 
 
 def accuracy_table(runs: Sequence[Run]) -> pd.DataFrame:
