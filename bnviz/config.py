@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import ValidationError, model_validator
@@ -82,7 +83,7 @@ class RunConfig(Part):
 
     def differences(self) -> dict[str, Any]:
         """Dotted paths at which this differs from the defaults, with the value here."""
-        defaults = RunConfig().flat()
+        defaults = _defaults()
         return {path: value for path, value in self.flat().items() if value != defaults[path]}
 
     def flat(self) -> dict[str, Any]:
@@ -103,6 +104,11 @@ class RunConfig(Part):
     def label(self) -> str:
         """What sets the two curves of the paper's figures apart."""
         return NORMALIZATIONS[self.model.normalization]
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return RunConfig().flat()
 
 
 def _data_problems(config: RunConfig) -> list[str]:

@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -152,10 +152,21 @@ def _survey(root: Path, ended: str = "") -> tuple[list[Run], Counter[str]]:
 
 
 def _glance(run: Run) -> tuple[str, Any, float]:
-    """State, pid and time of queueing. Hundreds of runs are looked at each time, so this does not
-    validate what does not matter here."""
+    """State, pid and time of queueing."""
+    path = run.paths.status
     try:
-        status = json.loads(run.paths.status.read_bytes())
+        now = os.stat(path)
+    except OSError:
+        return "", None, 0.0
+    return _glance_at(path, now.st_ino, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=50_000)
+def _glance_at(path: Path, *version: int) -> tuple[str, Any, float]:
+    """What a version of a status says. A status is always replaced, so another version has another
+    inode, time or size. Thousands are looked at, so this does not validate what does not matter."""
+    try:
+        status = json.loads(path.read_bytes())
         return str(status["state"]), status.get("pid"), float(status.get("queued_at") or 0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         return "", None, 0.0

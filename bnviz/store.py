@@ -37,19 +37,31 @@ class StoreError(RuntimeError):
     """A run that cannot be found, read or written; the message says what to do."""
 
 
+class _Name:
+    """A file of a run directory by its name. Its path is made when it is asked for: a page looks at
+    thousands of runs, and at one or two files of each."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, paths: RunPaths, owner: type[RunPaths]) -> Path:
+        return paths.directory / self._name
+
+
 class RunPaths:
     """Every file of a run directory."""
 
+    config = _Name("config.json")
+    status = _Name("status.json")
+    about = _Name("about.json")
+    control = _Name("control")
+    log = _Name("log.txt")
+    checkpoint = _Name("checkpoint.pt")
+    inference = _Name("inference.json")
+    reserve = _Name(".reserve")
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.config = directory / "config.json"
-        self.status = directory / "status.json"
-        self.about = directory / "about.json"
-        self.control = directory / "control"
-        self.log = directory / "log.txt"
-        self.checkpoint = directory / "checkpoint.pt"
-        self.inference = directory / "inference.json"
-        self.reserve = directory / ".reserve"
 
     def table(self, name: str) -> Path:
         return self.directory / name

@@ -125,11 +125,14 @@ def _index(root: str) -> Index:
 
 def matching(table: pd.DataFrame, search: str, states: Sequence[str], archived: bool) -> pd.Series:
     """Which rows of the index have all words of the search and one of the states (all for none)."""
-    text = table[["name", "settings", "note", "group", "run_id"]].astype(str).agg(" ".join, axis=1)
-    text = (text + " " + table["tags"].map(" ".join)).str.lower()
     keep = pd.Series(True, index=table.index)
-    for word in search.lower().split():
-        keep &= text.str.contains(word, regex=False)
+    if words := search.lower().split():
+        text = table["tags"].map(" ".join)
+        for column in ("name", "settings", "note", "group", "run_id"):
+            text = text + " " + table[column].astype(str)
+        text = text.str.lower()
+        for word in words:
+            keep &= text.str.contains(word, regex=False)
     if states:
         keep &= table["state"].str.lower().isin(states)
     return keep if archived else keep & ~table["archived"]
