@@ -6,15 +6,17 @@ interval and without any, in turn, and prints the time of one save and the ratio
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import Report, ratio, spread
 from bnviz import checkpoint, data, worker
 from bnviz.presets import find_preset
 
@@ -43,17 +45,19 @@ def main() -> None:
                 run = worker.run_here(config, Path(root), train_on=digits)
                 times.append(float(run.metrics()["wall_time_s"].iloc[-1]))
     size = sum(tensor.numel() * 4 for tensor in _last_state(config, digits).values())
-    print(
-        f"one save: median {statistics.median(saves) * 1000:.1f} ms, at most "
-        f"{max(saves) * 1000:.1f} ms ({len(saves)} saves, {size / 1e6:.2f} MB of parameters)"
+    with_saves, without = (np.array(times) for times in seconds.values())
+    report = Report("checkpoint")
+    report.table(
+        "Checkpoints",
+        ("what", "value"),
+        [
+            ("a save, ms (quartiles)", spread(np.array(saves) * 1000, 1)),
+            ("MB of parameters", size / 1e6),
+            (f"s for {STEPS:,} steps, one each {interval:.0f} s", spread(with_saves, 2)),
+            (f"s for {STEPS:,} steps, the last one alone", spread(without, 2)),
+            ("ratio", ratio(with_saves, without)),
+        ],
     )
-    with_saves, without = (statistics.median(times) for times in seconds.values())
-    print(
-        f"{STEPS:,} steps: {with_saves:.2f} s with a checkpoint every {interval:.0f} s, "
-        f"{without:.2f} s with the last one alone: {with_saves / without:.4f} times "
-        f"(each of {TURNS} turns: {seconds})"
-    )
-    print(f"a save each {interval:.0f} s: {statistics.median(saves) / interval:.2%} of the time")
 
 
 def _last_state(config: Any, digits: data.ImageData) -> dict[str, Any]:

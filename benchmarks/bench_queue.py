@@ -8,16 +8,17 @@ all processes of the queue besides the workers.
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import Report, spread
 from bnviz import jobs, processes, queue
 from bnviz.config import RunConfig
 from bnviz.status import State
@@ -33,34 +34,38 @@ def milliseconds(action: object, *arguments: object) -> float:
 
 
 def main() -> None:
+    report = Report("queue")
     os.environ[queue.SLOTS_VARIABLE] = "2"
     config = RunConfig().replace({"training.steps": 10_000_000})
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "runs"
         submits = [milliseconds(jobs.submit, config, root, "queued") for _ in range(COUNT)]
         waiting = queue.waiting(root)
-        print(
-            f"{len(waiting)} of {COUNT} runs wait; a submit takes a median of "
-            f"{statistics.median(submits):.1f} ms, the last ten "
-            f"{statistics.median(submits[-10:]):.1f} ms, at most {max(submits):.1f} ms"
-        )
         looks = [milliseconds(queue.waiting, root) for _ in range(20)]
         advances = [milliseconds(queue.advance, root) for _ in range(20)]
-        print(
-            f"a look at the queue {statistics.median(looks):.1f} ms, "
-            f"an advance with no free slot {statistics.median(advances):.1f} ms"
+        report.table(
+            f"{COUNT} runs submitted, {len(waiting)} wait",
+            ("what", "ms (quartiles)"),
+            [
+                ("a submit", spread(np.array(submits), 1)),
+                ("the last ten", spread(np.array(submits[-10:]), 1)),
+                ("a look at the queue", spread(np.array(looks), 1)),
+                ("an advance with no free slot", spread(np.array(advances), 1)),
+            ],
         )
         running = [open_run(p) for p in sorted(root.glob("2*"))]
         running = [run for run in running if processes.has_process(run.status)]
         time.sleep(15)
         guards = {psutil.Process(run.status.pid).parent() for run in running}
         time.sleep(30)
-        for guard in filter(None, guards):
-            times = guard.cpu_times()
-            print(
-                f"{guard.name()} waits for a worker: {guard.memory_info().rss / 1e6:.1f} MB, "
-                f"{times.user + times.system:.2f} s of processor time since its start"
-            )
+        report.table(
+            "What waits for a worker",
+            ("process", "MB", "s of processor time"),
+            [
+                (guard.name(), guard.memory_info().rss / 1e6, sum(guard.cpu_times()[:2]))
+                for guard in filter(None, guards)
+            ],
+        )
         for run in waiting:
             jobs.pause(run)
         for run in running:

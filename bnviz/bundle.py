@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from bnviz.about import read_about
 from bnviz.files import replace_aside
-from bnviz.parts import DAMAGED, ROW_GROUP_ROWS, live_parts
+from bnviz.parts import DAMAGED, ROW_GROUP_ROWS, SORT_KEYS, live_parts
 from bnviz.processes import true_status
 from bnviz.schema import TABLES
 from bnviz.status import State, Status
@@ -259,6 +259,8 @@ def check_part(file: BinaryIO, table: str) -> int:
     rows = 0
     for batch in pq.ParquetFile(file, read_dictionary=texts).iter_batches(ROW_GROUP_ROWS):
         rows += batch.num_rows
+        if any(batch[key].null_count for key in SORT_KEYS[table]):
+            raise ValueError(f"each row needs {', '.join(SORT_KEYS[table])}")
         longest = [pc.max(pc.binary_length(batch.column(t).dictionary)).as_py() for t in texts]
         if rows > MAX_ROWS or max(filter(None, longest), default=0) > MAX_TEXT_BYTES:
             raise ValueError(f"at most {MAX_ROWS:,} rows, and texts of {MAX_TEXT_BYTES} bytes")

@@ -45,7 +45,7 @@ def captured(
         NotCapturedError: it cannot be; then all is as it was.
     """
     before = _State(model, optimizer, generators)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    groups = [dict(group) for group in optimizer.param_groups]
     chosen = batch.clone()
     seen: PreActivations = {}
     loss = torch.zeros((), device=batch.device)
@@ -65,6 +65,8 @@ def captured(
         before.restore()
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], device=batch.device)
+            if "capturable" in group:
+                group["capturable"] = True
         replay = capture(on_chosen, generators)
         before.restore()
         got = [replayed(batch, None).clone(), *before.now()]
@@ -77,8 +79,8 @@ def captured(
         ):
             return replayed
         problem = "it computes something else"
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    for group, values in zip(optimizer.param_groups, groups, strict=True):
+        group.update(values)
     before.restore()
     raise NotCapturedError(problem)
 
@@ -87,16 +89,23 @@ def capture_cuda(
     run: Callable[[], None], generators: Sequence[torch.Generator]
 ) -> Callable[[], None]:
     """A CUDA graph of what `run` does."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
+    usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+    aside.wait_stream(usual)
     with torch.cuda.stream(aside):
-        for _ in range(WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(aside)
+        run()
+        # What waits for the device would spoil a capture, so it is found before.
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(WARM_UP - 1):
+                run()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    usual.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    with torch.cuda.stream(usual), torch.cuda.graph(graph):  # a capture that fails leaves its own
         run()
     return graph.replay
 

@@ -167,8 +167,8 @@ def _ranks(column: pa.ChunkedArray) -> npt.NDArray[Any]:
         return column.to_numpy()
     encoded = column.combine_chunks().dictionary_encode()
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)
-    ranks = np.argsort(np.argsort(names))
-    return ranks[encoded.indices.to_numpy()] if len(column) else ranks
+    ranks = np.append(np.argsort(np.argsort(names)), len(names))  # the last for what is missing
+    return ranks[encoded.indices.fill_null(len(names)).to_numpy()]
 
 
 def drop_covered(parts: Sequence[Part]) -> None:
@@ -180,10 +180,14 @@ def drop_covered(parts: Sequence[Part]) -> None:
 
 
 def is_readable(path: Path) -> bool:
+    """Whether all rows can be read, and have what they are sorted by."""
+    name = path.parent.name
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                file.read_row_group(group).cast(TABLES[path.parent.name])
+                rows = file.read_row_group(group).cast(TABLES[name])
+                if any(rows[key].null_count for key in SORT_KEYS[name]):
+                    return False
     except DAMAGED:
         return False
     return True

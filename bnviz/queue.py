@@ -156,9 +156,9 @@ def _glance(run: Run) -> tuple[str, Any, float]:
     path = run.paths.status
     try:
         now = os.stat(path)
-    except OSError:
+        return _glance_at(path, now.st_ino, now.st_mtime_ns, now.st_size)
+    except OSError:  # at another time it may be read
         return "", None, 0.0
-    return _glance_at(path, now.st_ino, now.st_mtime_ns, now.st_size)
 
 
 @lru_cache(maxsize=50_000)
@@ -168,7 +168,7 @@ def _glance_at(path: Path, *version: int) -> tuple[str, Any, float]:
     try:
         status = json.loads(path.read_bytes())
         return str(status["state"]), status.get("pid"), float(status.get("queued_at") or 0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         return "", None, 0.0
     except RecursionError:  # brackets without end
         return "", None, 0.0

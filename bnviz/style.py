@@ -136,13 +136,18 @@ class Drawn:
             parts = json.loads(self._made.to_json(remove_uids=False))
         else:
             parts = {"data": self._made[0], "layout": self._made[1]}
-        return json.dumps({**parts, "narrow": self.narrow}, default=_typed_array)
+        whole = {**parts, "narrow": self.narrow}
+        return json.dumps(whole, default=_typed_array, allow_nan=False)
 
 
-def _typed_array(values: npt.NDArray[Any]) -> dict[str, str]:
-    """How plotly.js reads an array of numbers fastest."""
-    if values.dtype.itemsize == 8:
-        values = values.astype(np.int32 if values.dtype.kind == "i" else np.float64)
+def _typed_array(values: Any) -> dict[str, str]:
+    """How plotly.js reads an array of numbers fastest: int32, float32 or float64, (n,)."""
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "if":
+        raise TypeError(f"cannot draw {type(values).__name__} {getattr(values, 'dtype', '')}")
+    if values.dtype == np.int64:
+        ends = np.iinfo(np.int32)
+        fits = not len(values) or (ends.min <= values.min() and values.max() <= ends.max)
+        values = values.astype(np.int32 if fits else np.float64)
     kind = f"{values.dtype.kind}{values.dtype.itemsize}"
     return {"dtype": kind, "bdata": base64.b64encode(values.tobytes()).decode()}
 

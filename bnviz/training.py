@@ -26,8 +26,11 @@ from bnviz.steps import make_optimizer, make_step
 PROGRESS_INTERVAL_S = 0.1
 """How long the stream may be silent: who reads it can stop a run within this time."""
 
-MOST_DUE = 1_000
-"""Records of the training loss that may wait until they are taken."""
+LOSSES = 10_000
+"""Losses that may wait until records are taken, besides those since the last record."""
+
+LOOK_INTERVAL = 100
+"""Steps, at least, between looks at all parameters, each of which takes as long as a record."""
 
 PROBE_SEED = 0
 """Picks the held-out sample. The same for every run, so that runs of any seed are comparable."""
@@ -93,12 +96,13 @@ class Trainer:
         steps = config.training.steps
         self._trace_at = set(dense_at_start(steps, config.trace.records))
         self._evaluate_at = set(dense_at_start(steps, config.training.evaluations))
+        self._look_at = spaced(sorted(self._trace_at), LOOK_INTERVAL)
         self._trains_on_what_is_observed = _trains_on_what_is_observed(config)
         # Losses since the last train record, at `_recorded_at`. They stay on the device until
         # records are taken, so that a step never waits for one.
         self._recorded_at = 0
         longest = _longest_gap(self._trace_at | self._evaluate_at | {0, steps})
-        self._losses = torch.zeros(longest + MOST_DUE, device=self.device)
+        self._losses = torch.zeros(longest + LOSSES, device=self.device)
         self._due: list[tuple[int, float, float]] = []
         """Step, learning rate and seconds of the train records that are still to be taken."""
         self._seconds = 0.0  # of training, before `records` was called
@@ -135,8 +139,10 @@ class Trainer:
 
     def _optimizer_state(self) -> dict[str, Any]:
         state: dict[str, Any] = self.optimizer.state_dict()
-        for group in state["param_groups"]:
+        for group in state["param_groups"]:  # as they are where nothing is captured
             group["lr"] = self.learning_rate
+            if "capturable" in group:
+                group["capturable"] = False
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -191,11 +197,12 @@ class Trainer:
                 else:
                     self._observations.add(self.step, self.observe())
             silent = time.perf_counter() - last_sign > PROGRESS_INTERVAL_S
-            full = self._observations.full or len(self._due) > MOST_DUE
-            if evaluating or ending or silent or full:
+            full = self._observations.full or self.step - self._recorded_at == len(self._losses)
+            looking = evaluating or ending or self.step in self._look_at
+            if looking or silent or full:
                 if (yield from self._take_records()):
                     return
-                if (evaluating or ending) and not self._parameters_are_finite():
+                if looking and not self._parameters_are_finite():
                     yield Diverged(self.step, "the parameters are not finite")
                     return
                 if evaluating:
@@ -220,6 +227,8 @@ class Trainer:
     def _captured_update(self, capture: Capture = capture_cuda) -> Update:
         """The update as a CUDA graph, where it can be one."""
         try:
+            if why := _no_graph(self.config):
+                raise NotCapturedError(why)
             return captured(
                 self._update,
                 self.model,
@@ -289,6 +298,15 @@ class Trainer:
         return Metrics(self.step, split, loss, accuracy, self.learning_rate, self.seconds)
 
 
+def _no_graph(config: RunConfig) -> str | None:
+    """Why no update of this configuration can be captured, where that is known."""
+    if config.model.normalization == "whitening":
+        return "full whitening waits for the GPU in each step"
+    if config.optimizer.kind == "adagrad":
+        return "torch's AdaGrad counts its steps on the CPU"
+    return None
+
+
 def _trains_on_what_is_observed(config: RunConfig) -> bool:
     """Whether the pass of an update computes what the probe looks at, so that it need not be
     computed again: the minibatch, normalized by its own statistics, with nothing dropped."""
@@ -332,6 +350,15 @@ def dense_at_start(steps: int, count: int) -> list[int]:
     if count >= steps:
         return list(range(steps + 1))
     return sorted({round(steps * (i / count) ** 2) for i in range(count + 1)}) if count else []
+
+
+def spaced(steps: list[int], gap: int) -> set[int]:
+    """Those of ascending steps that follow the one before, among these, by at least `gap`."""
+    chosen: list[int] = []
+    for step in steps:
+        if not chosen or step - chosen[-1] >= gap:
+            chosen.append(step)
+    return set(chosen)
 
 
 def choose_device(wanted: str) -> torch.device:

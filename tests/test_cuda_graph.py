@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bnviz.cuda_graph import NotCapturedError, captured
-from bnviz.records import Metrics, Percentiles
+from bnviz.records import Metrics, Percentiles, Progress
 from bnviz.training import Trainer
 
 from .conftest import small
@@ -47,12 +47,15 @@ def test_a_captured_run_is_the_same_to_the_bit(digits, variant, monkeypatch):
     expected = numbers(usual.records())
     other._update = other._captured_update(repeated)
     assert other.note == ""
-    got = []
+    got, saved = [], []
     for record in other.records():
         got.append(record)
-        if record.step == 16:
-            assert other.state()["optimizer"]["param_groups"][0]["lr"] == other.learning_rate
+        if isinstance(record, Progress) and record.complete:
+            [group, *_] = other.state()["optimizer"]["param_groups"]
+            saved.append(group["lr"] == other.learning_rate and not group.get("capturable"))
     assert numbers(got) == expected
+    assert len(saved) >= 5
+    assert all(saved)
     for name, value in usual.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
 
@@ -94,3 +97,17 @@ def test_on_a_gpu_a_graph_records_what_a_cpu_does(digits, variant):
         assert trainer.note == ""
     if variant != "dropout":  # other random numbers
         assert recorded["cuda"] == pytest.approx(recorded["cpu"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ({"model__normalization": "whitening"}, "waits for the GPU"),
+        ({"optimizer__kind": "adagrad"}, "counts its steps on the CPU"),
+    ],
+    ids=str,
+)
+def test_what_is_known_not_to_be_captured_is_not_tried(digits, setting, why):
+    trainer = Trainer(small(**setting), digits)
+    trainer._captured_update(lambda run, generators: pytest.fail("it was tried"))
+    assert why in trainer.note

@@ -1,3 +1,4 @@
+import base64
 import json
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from bnviz.config import RunConfig
 from bnviz.downsample import PLOT_LIMIT
 from bnviz.figures import RunData, describe
 from bnviz.schema import GRID
+from bnviz.style import Drawn
 
 
 def figure1(*arguments, narrow=False, **options):
@@ -216,3 +218,48 @@ def test_a_changed_learning_rate_is_marked_in_the_panels_of_its_run():
     marks = [(shape.x0, shape.xref) for shape in figure.layout.shapes]
     assert marks == [(3, "x"), (3, "x3")]
     assert titles(figure)[3:] == ["lr 0.05", "lr 0.05"]
+
+
+def decoded(value):
+    """Numbers as plotly.js has them."""
+    if isinstance(value, dict) and "bdata" in value:
+        return np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist()
+    return value
+
+
+def test_what_goes_to_the_browser_is_the_checked_figure():
+    drawn = figures.figure1([PLAIN, NORMALIZED], "hidden3", "unit 7", with_paper=True)
+    sent = json.loads(drawn.to_json())
+    checked = json.loads(drawn.figure.to_json(remove_uids=False))
+    assert len(sent["data"]) == len(checked["data"]) > 8
+    for ours, theirs in zip(sent["data"], checked["data"], strict=True):
+        assert {k: decoded(v) for k, v in ours.items()} == {
+            k: decoded(v) for k, v in theirs.items()
+        }
+    assert set(sent["layout"]) >= set(checked["layout"])
+    for key, value in checked["layout"].items():
+        if isinstance(value, dict):
+            given = {k: v for k, v in sent["layout"][key].items() if v is not None}
+            assert given == value, key
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((2, 2)),
+        np.array([1, None], object),
+        np.array([True]),
+        np.array(["a"]),
+        np.float32(1),
+        float("nan"),
+    ],
+    ids=repr,
+)
+def test_what_plotly_could_not_draw_is_refused(values):
+    with pytest.raises((TypeError, ValueError)):
+        Drawn(([{"x": values}], {})).to_json()
+
+
+def test_large_whole_numbers_stay_what_they_are():
+    sent = json.loads(Drawn(([{"x": np.array([2**40, 1])}], {})).to_json())
+    assert decoded(sent["data"][0]["x"]) == [2**40, 1]

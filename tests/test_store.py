@@ -192,6 +192,20 @@ def test_a_large_table_is_merged_and_read_a_part_at_a_time(paths, monkeypatch):
         )
 
 
+def test_rows_without_what_they_are_sorted_by_come_last_and_are_not_merged(paths):
+    """They may be in a file that was imported."""
+    writer = TraceWriter(paths)
+    write(writer, 0)
+    writer.flush()
+    table = pq.read_table(live_parts(paths.table("metrics"))[0].path)
+    missing = table.set_column(1, table.schema.field(1), pa.array([None], pa.string()))
+    pq.write_table(missing, paths.table("metrics") / "part-000002-000002.parquet")
+    assert Run(paths.directory).metrics()["split"].isna().tolist() == [False, True]
+    TraceWriter(paths, from_step=1).merge()
+    assert Run(paths.directory).metrics()["split"].isna().tolist() == [False, True]
+    assert len(live_parts(paths.table("metrics"))) == 2
+
+
 def test_a_run_without_records_is_empty_tables(paths):
     run = Run(paths.directory)
     assert run.metrics().empty

@@ -312,6 +312,7 @@ VARIANTS = {
     "cnn": {"model__kind": "cnn", "model__channels": [3, 4], "model__hidden": [8]},
     "renorm": {"model__normalization": "batch_renorm"},
     "whitening": {"model__normalization": "whitening", "model__hidden": [10]},
+    "each step": {"trace__probe": "minibatch", "trace__records": 40},
     "shards": {"data__shuffling": "within_shards", "data__shard_size": 100},
 }
 
@@ -332,6 +333,44 @@ def test_continued_or_observed_it_ends_the_same_to_the_bit(digits, variant):
     for trainer in (continued, unobserved):
         for name, value in trainer.model.state_dict().items():
             assert torch.equal(value, whole.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("probe", ["heldout", "minibatch"])
+def test_a_continued_run_records_what_a_whole_one_does(digits, probe, monkeypatch):
+    config = small(training__steps=40, trace__probe=probe, trace__records=40)
+    whole = numbers(finish(config, digits)[1])
+    monkeypatch.setattr(training, "PROGRESS_INTERVAL_S", 0)  # so that there are states to take
+    for cut in (7, 16):
+        records, part = [], Trainer(config, digits)
+        for record in part.records():
+            records.append(record)
+            if isinstance(record, Progress) and record.complete and record.step == cut:
+                break
+        continued = Trainer(config, digits)
+        continued.restore(part.state())
+        records += continued.records()
+        assert sorted(set(numbers(records))) == whole
+
+
+def test_a_fast_run_takes_its_records_before_there_are_too_many(digits, monkeypatch):
+    """As on a device that does thousands of updates in a tenth of a second."""
+    config = small(training__steps=700, training__evaluations=1, trace__records=7)
+    usual = numbers(finish(config, digits)[1])
+    monkeypatch.setattr(training, "PROGRESS_INTERVAL_S", 1e9)
+    monkeypatch.setattr(training, "LOSSES", 10)
+    assert numbers(finish(config, digits)[1]) == usual
+
+
+def test_infinite_parameters_end_a_run_between_evaluations_too(digits):
+    config = small(training__steps=400, training__evaluations=1, trace__records=400)
+    never = dataclasses.replace(digits, train_labels=digits.train_labels.clamp(min=1))
+    trainer = Trainer(config, never)
+    for record in trainer.records():
+        if record.step == 0 and isinstance(record, Progress) and record.complete:
+            with torch.no_grad():  # an output that is never right, so the loss stays finite
+                trainer.model.output.bias[0] = float("-inf")
+    assert isinstance(record, Diverged)
+    assert record.step <= 100
 
 
 def test_two_runs_with_dropout_in_one_process_do_not_disturb_each_other(digits):
