@@ -142,6 +142,8 @@ def tutorial(
                 for name, values in seen.items():
                     writer.add_histogram(name, values, len(kept))
                 kept.append({})
+        if writer:
+            writer.flush()  # its thread must not disturb those whose turn comes next
         return steps
 
     return train

@@ -101,32 +101,40 @@ def _write(folder: Path, part: Part, tables: Iterable[pa.Table], rows: int) -> N
     replace_aside(part.path, write, durable=True)
 
 
-def merge_parts(folder: Path, parts: Sequence[Part]) -> None:
+def merge_parts(
+    folder: Path, parts: Sequence[Part], alive: Callable[[], object] = lambda: None
+) -> None:
     """Merge parts into one sorted file, then delete them.
 
     A part that cannot be read stays as it is. So does any other that is no part of `parts`: a
     merged file holds all that its name covers, so there is one for each unbroken sequence.
+
+    Args:
+        alive: called every few seconds at least; millions of rows take half a minute.
     """
     sequence: list[Part] = []
     for part in parts:
         if sequence and part.first != sequence[-1].last + 1:
-            _merge(folder, sequence)
+            _merge(folder, sequence, alive)
             sequence = []
         if is_readable(part.path):
             sequence.append(part)
-    _merge(folder, sequence)
+        alive()
+    _merge(folder, sequence, alive)
 
 
-def _merge(folder: Path, parts: Sequence[Part]) -> None:
+def _merge(folder: Path, parts: Sequence[Part], alive: Callable[[], object]) -> None:
     if len(parts) < 2:
         return
     first, last = parts[0].first, parts[-1].last
     rows = sum(pq.read_metadata(part.path).num_rows for part in parts)
-    tables = (
-        in_order(folder.name, [read_part(part.path, share) for part in parts])
-        for share in _shares(folder.name, parts, rows)
-    )
-    _write(folder, Part(first, last, folder / _name(first, last)), tables, rows)
+
+    def tables() -> Iterator[pa.Table]:
+        for share in _shares(folder.name, parts, rows):
+            yield in_order(folder.name, [read_part(part.path, share) for part in parts])
+            alive()
+
+    _write(folder, Part(first, last, folder / _name(first, last)), tables(), rows)
     for part in parts:
         part.path.unlink(missing_ok=True)
 

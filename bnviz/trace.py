@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,11 +116,11 @@ class TraceWriter:
                 merge_parts(self._folders[name], unmerged)
                 unmerged.clear()
 
-    def merge(self) -> None:
-        """Merge each table into one file, at the end of a run."""
+    def merge(self, alive: Callable[[], object] = lambda: None) -> None:
+        """Merge each table into one file, at the end of a run; `alive` as for `merge_parts`."""
         self.flush()
         for folder in self._folders.values():
-            merge_parts(folder, live_parts(folder))
+            merge_parts(folder, live_parts(folder), alive)
 
     def _append(self, name: str, table: pa.Table) -> None:
         folder, number = self._folders[name], self._next[name]

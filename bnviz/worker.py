@@ -196,7 +196,7 @@ class Worker:
         if end is State.PAUSED and self.asked_to_stop is State.CANCELLED:
             end = State.CANCELLED  # asked meanwhile
         if end in (State.COMPLETED, State.DIVERGED):
-            writer.merge()
+            writer.merge(lambda: self._report(time.monotonic()))
         self.finish(end)
 
     def _record(self, trainer: Trainer, writer: TraceWriter) -> State:

@@ -174,7 +174,9 @@ def test_a_large_table_is_merged_and_read_a_part_at_a_time(paths, monkeypatch):
     other.merge()
     monkeypatch.setattr(parts, "MERGED_AT_ONCE", 50)
     monkeypatch.setattr(parts, "ROW_GROUP_ROWS", 7)
-    writer.merge()
+    signs = []
+    writer.merge(lambda: signs.append(1))
+    assert len(signs) > 12 + 8  # after each part that is looked at, and each share
     [part] = live_parts(paths.table("percentiles"))
     assert pq.read_metadata(part.path).num_row_groups > 10
     store.write_config(beside, Run(paths.directory).config)
