@@ -37,7 +37,8 @@ def main() -> None:
     report = Report("queue")
     os.environ[queue.SLOTS_VARIABLE] = "2"
     config = RunConfig().replace({"training.steps": 10_000_000})
-    with tempfile.TemporaryDirectory() as scratch:
+    # Workers that were cancelled may write a last file while it is deleted.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         root = Path(scratch) / "runs"
         submits = [milliseconds(jobs.submit, config, root, "queued") for _ in range(COUNT)]
         waiting = queue.waiting(root)
