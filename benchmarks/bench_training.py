@@ -111,6 +111,7 @@ def tutorial(
     )
     seen: dict[str, torch.Tensor] = {}
     kept: list[dict[str, torch.Tensor]] = []
+    numbers = itertools.count()
     if quantiles or histograms:
         for name, module in model.named_children():
             if isinstance(module, nn.Sigmoid):
@@ -140,8 +141,7 @@ def tutorial(
                 kept.append({n: torch.quantile(v, WANTED, dim=0) for n, v in seen.items()})
             if writer:
                 for name, values in seen.items():
-                    writer.add_histogram(name, values, len(kept))
-                kept.append({})
+                    writer.add_histogram(name, values, next(numbers))
         if writer:
             writer.flush()  # its thread must not disturb those whose turn comes next
         return steps

@@ -13,7 +13,7 @@ import pandas as pd
 from bnviz import paper, style
 from bnviz.config import RunConfig
 from bnviz.downsample import View
-from bnviz.schema import EVENTS, METRICS, PERCENTILES
+from bnviz.schema import METRICS, PERCENTILES
 from bnviz.style import Drawn
 
 SHOWN_PERCENTAGES = (15, 50, 85)
@@ -29,7 +29,7 @@ ACCURACY_FLOOR = 0.7
 @dataclass(frozen=True)
 class RunData:
     """What a figure needs of a run: the evaluations on the test set (of `metrics`), one unit's
-    `percentiles`, and all `events`."""
+    `percentiles`, and where its learning rate was changed."""
 
     run_id: str
     label: str
@@ -38,7 +38,7 @@ class RunData:
     steps: int
     tests: pd.DataFrame
     percentiles: pd.DataFrame
-    events: pd.DataFrame
+    rate_changes: Sequence[tuple[int, float]]
 
 
 def not_started(config: RunConfig) -> RunData:
@@ -51,7 +51,7 @@ def not_started(config: RunConfig) -> RunData:
         config.training.steps,
         METRICS.empty_table().to_pandas(),
         PERCENTILES.empty_table().to_pandas(),
-        EVENTS.empty_table().to_pandas(),
+        [],
     )
 
 
@@ -249,10 +249,7 @@ def _event_marks(
     """A vertical line where a learning rate was changed, and the new value beside it: in the
     accuracy panel, and in the run's own where it has one."""
     for i, (run, line) in enumerate(zip(runs, lines, strict=True), start=2):
-        if run.events.empty:
-            continue
-        changes = run.events[run.events["name"] == "learning_rate"]
-        for step, value in zip(changes["step"].tolist(), changes["value"].tolist(), strict=True):
+        for step, value in run.rate_changes:
             for number in ("", i) if i < MAX_PANELS + 2 else ("",):
                 axes = {"xref": f"x{number}", "yref": f"y{number} domain"}
                 shape = {"color": line["color"], "dash": "dot", "width": 1}

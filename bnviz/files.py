@@ -12,6 +12,12 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk, and of a user's full share of it."""
 
 
+def version(path: Path) -> tuple[int, int, int]:
+    """Another for each content of a file that is always replaced. Raises OSError."""
+    now = os.stat(path)
+    return now.st_ino, now.st_mtime_ns, now.st_size
+
+
 def write_aside(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     """Replace a file in one step: a reader sees the old content or the new, never a part of it.
 

@@ -11,6 +11,7 @@ import pandas as pd
 from bnviz.about import About, read_about
 from bnviz.captions import setting
 from bnviz.config import RunConfig
+from bnviz.files import version
 from bnviz.processes import true_status
 from bnviz.status import UNFINISHED, State, Status
 from bnviz.store import Run, StoreError, list_run_ids
@@ -102,8 +103,7 @@ def _signature(run: Run) -> tuple[Any, ...]:
     marks: list[Any] = []
     for path in (run.paths.status, run.paths.about):
         try:
-            stat = path.stat()
-            marks += [stat.st_ino, stat.st_mtime_ns, stat.st_size]
+            marks.append(version(path))
         except OSError:
             marks.append(None)
     return tuple(marks)

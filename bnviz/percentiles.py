@@ -75,11 +75,8 @@ def _of_ordered(ordered: Array, grid: Sequence[float]) -> npt.NDArray[np.float64
     with np.errstate(invalid="ignore"):
         result: npt.NDArray[np.float64] = low + (high - low) * (position - below)
     # Where both neighbours are infinite there is nothing to interpolate, and inf - inf is NaN.
-    infinite = np.isnan(result)
-    if infinite.any():
-        result[infinite] = np.where(position == below, low, np.where(low == high, low, result))[
-            infinite
-        ]
+    if np.isnan(result).any():
+        result = np.where((position == below) | (low == high), low, result)
     result[np.isnan(ordered[:, -1])] = np.nan
     return result
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bnviz.config import RunConfig
-from bnviz.files import write_aside
+from bnviz.files import version, write_aside
 from bnviz.processes import boot_id, has_process, process_started, true_status
 from bnviz.status import ACTIVE, State
 from bnviz.store import Run, StoreError, list_run_ids, write_status
@@ -155,16 +155,15 @@ def _glance(run: Run) -> tuple[str, Any, float]:
     """State, pid and time of queueing."""
     path = run.paths.status
     try:
-        now = os.stat(path)
-        return _glance_at(path, now.st_ino, now.st_mtime_ns, now.st_size)
+        return _glance_at(path, version(path))
     except OSError:  # at another time it may be read
         return "", None, 0.0
 
 
 @lru_cache(maxsize=50_000)
-def _glance_at(path: Path, *version: int) -> tuple[str, Any, float]:
-    """What a version of a status says. A status is always replaced, so another version has another
-    inode, time or size. Thousands are looked at, so this does not validate what does not matter."""
+def _glance_at(path: Path, version: tuple[int, int, int]) -> tuple[str, Any, float]:
+    """What a version of a status says. Thousands are looked at, so each is read once, and what does
+    not matter here is not validated."""
     try:
         status = json.loads(path.read_bytes())
         return str(status["state"]), status.get("pid"), float(status.get("queued_at") or 0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from bnviz.models import Layer, Network
-from bnviz.probe import Probe
+from bnviz.probe import PreActivations, Probe
 from bnviz.settings import ModelConfig, OptimizerConfig
 
 aten = torch.ops.aten
@@ -27,9 +27,23 @@ BACKWARD: dict[type[nn.Module], Callable[[nn.Module, torch.Tensor, Any, Any], to
 """Of y = g(x): the gradient by x from the one by y. These are what autograd calls."""
 
 
-def make_step(
-    model: Network, optimizer: torch.optim.Optimizer, config: ModelConfig
-) -> AutogradStep | WrittenOutStep:
+class Step(Protocol):
+    """An update on one minibatch."""
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, seen: PreActivations | None = None
+    ) -> torch.Tensor:
+        """Update on images (m, channels, height, width) with labels (m,).
+
+        Args:
+            seen: filled with the pre-activations of this very pass.
+
+        Returns:
+            the mean loss before the update, ().
+        """
+
+
+def make_step(model: Network, optimizer: torch.optim.Optimizer, config: ModelConfig) -> Step:
     """The fastest way to train this network; all give the same numbers."""
     kind = WrittenOutStep if WrittenOutStep.fits(config) else AutogradStep
     return kind(model, optimizer)
@@ -41,22 +55,11 @@ class AutogradStep:
     def __init__(self, model: Network, optimizer: torch.optim.Optimizer) -> None:
         self._model = model
         self._optimizer = optimizer
-        self._nonlinearities = {n: layer.nonlinearity for n, layer in model.named_layers().items()}
+        self._nonlinearities = model.nonlinearities()
 
     def __call__(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        seen: dict[str, torch.Tensor] | None = None,
+        self, images: torch.Tensor, labels: torch.Tensor, seen: PreActivations | None = None
     ) -> torch.Tensor:
-        """Update on images (m, channels, height, width) with labels (m,).
-
-        Args:
-            seen: filled with the pre-activations of this very pass, (m, units, …) by layer.
-
-        Returns:
-            the mean loss before the update, ().
-        """
         if seen is None:
             logits = self._model(images)
         else:
@@ -103,12 +106,8 @@ class WrittenOutStep:
         self._one = torch.ones((), device=device)
 
     def __call__(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        seen: dict[str, torch.Tensor] | None = None,
+        self, images: torch.Tensor, labels: torch.Tensor, seen: PreActivations | None = None
     ) -> torch.Tensor:
-        """As `AutogradStep`'s."""
         self._batches_tracked += 1
         h = images.flatten(1)  # (m, inputs)
         passed = []

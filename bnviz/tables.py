@@ -54,7 +54,7 @@ def run_data(
             run.config.training.steps,
             run.metrics("test"),
             unit_rows(run, layer, unit if panels is None or i < panels else None),
-            run.events(),
+            run.rate_changes(),
         )
         for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True))
     ]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from bnviz import identities, models, schedules
 from bnviz.config import RunConfig, kernel_problem
@@ -82,9 +81,6 @@ class Trainer:
             shard_size=config.data.shard_size if config.data.shuffling != "thorough" else 0,
             within_shards=config.data.shuffling == "within_shards",
         )
-        self.layers: dict[str, nn.Module] = {
-            name: layer.nonlinearity for name, layer in self.model.named_layers().items()
-        }
         chosen = np.random.default_rng(PROBE_SEED).permutation(len(self.data.test_images))
         self.probe_images = self.data.test_images[
             torch.from_numpy(chosen[: config.trace.probe_size]).to(self.device)
@@ -277,7 +273,7 @@ class Trainer:
         images = self.probe_images
         if trace.probe == "minibatch":
             images = self.data.train_images[self.batches[self.step]]
-        return observe(self.model, self.layers, images, trace.bn_mode)
+        return observe(self.model, self.model.nonlinearities(), images, trace.bn_mode)
 
     def check(self) -> Iterator[Check]:
         """The paper's identities on the next minibatch, now, where they apply to this network.

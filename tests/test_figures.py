@@ -26,10 +26,7 @@ def run_data(label="With BN", normalization="batch", records=5, best=0.95):
     tests = pd.DataFrame({"step": steps, "split": "test", "accuracy": accuracy, "loss": 1.0})
     columns = {f"p{p}": p / 100 + steps for p in GRID}
     percentiles = pd.DataFrame({"step": steps, **columns})
-    events = figures.not_started(RunConfig()).events
-    return RunData(
-        f"run-{label}", label, normalization, "sigmoid", 50_000, tests, percentiles, events
-    )
+    return RunData(f"run-{label}", label, normalization, "sigmoid", 50_000, tests, percentiles, [])
 
 
 PLAIN = run_data("Without BN", "none")
@@ -210,10 +207,7 @@ def test_narrow_figures_have_the_same_traces():
 
 
 def test_a_changed_learning_rate_is_marked_in_the_panels_of_its_run():
-    events = pd.DataFrame(
-        {"step": [3, 3], "name": ["resumed", "learning_rate"], "value": [np.nan, 0.05]}
-    )
-    changed = replace(NORMALIZED, events=events)
+    changed = replace(NORMALIZED, rate_changes=[(3, 0.05)])
     figure = figure1([PLAIN, changed], "hidden3", "unit 7")
     marks = [(shape.x0, shape.xref) for shape in figure.layout.shapes]
     assert marks == [(3, "x"), (3, "x3")]

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from bnviz import steps
 from bnviz.steps import AutogradStep, WrittenOutStep
 from bnviz.training import Trainer
 
@@ -39,10 +38,6 @@ VARIANTS = {
 }
 
 
-def step_of(trainer):
-    return trainer.train_step
-
-
 def finish(config, digits):
     trainer = Trainer(config, digits)
     list(trainer.records())
@@ -53,11 +48,10 @@ def finish(config, digits):
 def test_written_out_and_by_autograd_it_ends_the_same_to_the_bit(digits, variant, monkeypatch):
     config = small(training__steps=30, trace__records=0, **VARIANTS[variant])
     written = finish(config, digits)
-    assert isinstance(step_of(written), WrittenOutStep)
-    monkeypatch.setattr(steps, "make_step", lambda model, optimizer, _: None)
+    assert isinstance(written.train_step, WrittenOutStep)
     monkeypatch.setattr(WrittenOutStep, "fits", staticmethod(lambda config: False))
     autograd = finish(config, digits)
-    assert isinstance(step_of(autograd), AutogradStep)
+    assert isinstance(autograd.train_step, AutogradStep)
     for name, value in written.model.state_dict().items():
         assert torch.equal(value, autograd.model.state_dict()[name]), name
     assert torch.equal(written._losses, autograd._losses)
@@ -74,7 +68,7 @@ def test_written_out_and_by_autograd_it_ends_the_same_to_the_bit(digits, variant
     ids=str,
 )
 def test_other_networks_are_left_to_autograd(digits, variant):
-    assert isinstance(step_of(Trainer(small(**variant), digits)), AutogradStep)
+    assert isinstance(Trainer(small(**variant), digits).train_step, AutogradStep)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
@@ -83,13 +77,10 @@ def test_a_step_tells_the_pre_activations_of_its_pass(digits, kind):
     one, two = (Trainer(config, digits) for _ in range(2))
     images, labels = digits.train_images[:60], digits.train_labels[:60]
     seen = {}
-    told = step_of(one)(images, labels, seen)
-    assert torch.equal(told, step_of(two)(images, labels))
-    two = Trainer(config, digits)
-    two.config = two.config.replace({"trace.probe": "minibatch"})
-    two.data.train_images[two.batches[0]]
+    told = one.train_step(images, labels, seen)
+    assert torch.equal(told, two.train_step(images, labels))
     assert set(seen) == set(config.model.layers)
-    layer = two.model.named_layers()["conv1" if kind == "cnn" else "hidden1"]
+    layer = Trainer(config, digits).model.named_layers()["conv1" if kind == "cnn" else "hidden1"]
     inputs = images if kind == "cnn" else images.flatten(1)
     x = layer.linear(inputs)
     if hasattr(layer, "normalization"):

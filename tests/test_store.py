@@ -208,6 +208,15 @@ def test_rows_without_what_they_are_sorted_by_come_last_and_are_not_merged(paths
     assert len(live_parts(paths.table("metrics"))) == 2
 
 
+def test_a_rate_change_is_told_from_other_events(paths):
+    assert Run(paths.directory).rate_changes() == []
+    writer = TraceWriter(paths)
+    for name, value in (("resumed", None), ("learning_rate", 0.05)):
+        writer.add_event(step=3, name=name, value=value, wall_time_s=1.0)
+    writer.flush()
+    assert Run(paths.directory).rate_changes() == [(3, 0.05)]
+
+
 def test_a_run_without_records_is_empty_tables(paths):
     run = Run(paths.directory)
     assert run.metrics().empty

@@ -71,6 +71,10 @@ class Network(nn.Module):
         """The layers with a nonlinearity by name, from the input on."""
         return {n: layer for n, layer in self.layers.named_children() if isinstance(layer, Layer)}
 
+    def nonlinearities(self) -> dict[str, nn.Module]:
+        """The nonlinearity of each layer by name: the modules whose input a probe looks at."""
+        return {name: layer.nonlinearity for name, layer in self.named_layers().items()}
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         # (N, channels, height, width) -> (N, classes) logits
         logits: torch.Tensor = self.output(self.layers(images))
