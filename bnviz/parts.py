@@ -7,6 +7,7 @@ ignores the ones that are covered and never counts a row twice.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -212,9 +213,10 @@ def read_part(path: Path, filters: Filters | None = None) -> pa.Table:
             groups = [g for g in groups if _may_hold(file.metadata.row_group(g), ends)]
         table = file.read_row_groups(groups, use_threads=len(groups) > 1)
     table = table.cast(TABLES[path.parent.name])
-    for column, test, value in filters or ():
-        table = table.filter(TESTS[test](table[column], value))
-    return table
+    if not filters:
+        return table
+    passed = [TESTS[test](table[column], value) for column, test, value in filters]
+    return table.filter(functools.reduce(pc.and_, passed))
 
 
 TESTS: dict[str, Callable[[Any, Any], Any]] = {
