@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: run test check browser images bench
 
 run: $(VENV)/.installed
-	$(BIN)/python -m bnviz dashboard
+	$(BIN)/python -m streamlit run app.py
 
 test: $(VENV)/.installed-dev browser check
 	$(BIN)/python -m pytest -n 2
@@ -18,7 +18,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-bench browser
-	for bench in training store page normalizations checkpoint queue; do \
+	for bench in training together store page normalizations checkpoint queue; do \
 	  $(BIN)/python benchmarks/bench_$$bench.py || exit 1; \
 	done
 

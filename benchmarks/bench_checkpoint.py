@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _last_state(config: Any, digits: data.ImageData) -> dict[str, Any]:
-    from bnviz.training import Trainer
+    from bnviz.trainer import Trainer
 
     model: dict[str, Any] = Trainer(config, digits).model.state_dict()
     return model

@@ -21,7 +21,7 @@ from benchmarks.timing import Report, in_turns, ratio, spread
 from bnviz.data import load
 from bnviz.presets import presets
 from bnviz.settings import NORMALIZATIONS
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
 
 ROUNDS, STEPS = 15, {"normalizations-mlp": 60, "normalizations": 15}
 

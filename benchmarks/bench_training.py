@@ -27,7 +27,8 @@ from bnviz.data import ImageData
 from bnviz.records import Percentiles, Progress
 from bnviz.store import RunPaths
 from bnviz.trace import TraceWriter
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
+from bnviz.training import proceed
 
 TURNS = 15
 BATCH = 60
@@ -163,7 +164,7 @@ def ours(
             "trace.probe": probe,
         }
     )
-    stream = Trainer(config, digits).records()
+    stream = proceed(Trainer(config, digits))
     writer = None
     if folder:
         folder.mkdir()
@@ -196,7 +197,7 @@ def default_probe(digits: ImageData) -> tuple[tuple[str, ...], list[tuple[object
     }
 
     def whole(config: RunConfig) -> int:
-        for record in Trainer(config, digits).records():
+        for record in proceed(Trainer(config, digits)):
             assert record.step <= steps
         return 1
 

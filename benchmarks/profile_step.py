@@ -19,7 +19,7 @@ from benchmarks.timing import Report
 from bnviz import data
 from bnviz.config import RunConfig
 from bnviz.steps import AutogradStep
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
 
 STEPS = 1_000
 PARTS = {
@@ -37,14 +37,14 @@ def seconds_by_part(trainer: Trainer) -> dict[str, float]:
     """Microseconds of a step in each part, by operations' own time."""
     batches = [trainer.batches[step] for step in range(STEPS)]
     for batch in batches[:100]:
-        trainer._update(batch, None)
+        trainer.update(batch, None)
     began = time.perf_counter()
     for batch in batches:
-        trainer._update(batch, None)
+        trainer.update(batch, None)
     whole = time.perf_counter() - began
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for batch in batches:
-            trainer._update(batch, None)
+            trainer.update(batch, None)
     parts = dict.fromkeys([*PARTS, "other operations"], 0.0)
     for event in profiled.key_averages():
         of = [part for part, names in PARTS.items() if any(name in event.key for name in names)]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bnviz import bundle, fetch, jobs, progress, queue, sources, store, style, unbundle
+from bnviz import bundle, fetch, jobs, progress, queue, store, style, unbundle
 from bnviz import export as exporting
 from bnviz import presets as named
 from bnviz.config import ConfigError, allowed, parse_setting
@@ -75,13 +75,11 @@ def run(
         experiment = named.find_preset(preset)
         overrides = dict(map(parse_setting, settings or []))
         configs = {name: c.replace(overrides) for name, c in experiment.runs.items()}
-        sources.check(configs.values())  # all of them, before the first starts
-        started = []
         group = jobs.new_group(experiment.name) if experiment.sweep else ""
-        for name, config in configs.items():
-            run_id = jobs.submit(config, _root(root), f"{experiment.name}-{name}", group)
-            print(run_id, flush=True)
-            started.append(_find(root, run_id))
+        titled = [(f"{experiment.name}-{name}", config) for name, config in configs.items()]
+        run_ids = jobs.submit_all(titled, _root(root), group)
+        print(*run_ids, sep="\n", flush=True)
+        started = [_find(root, run_id) for run_id in run_ids]
         if detach:
             return
         try:
@@ -345,7 +343,10 @@ def dashboard(root: Root = None) -> None:
     home = Path(__file__).resolve().parent.parent
     os.environ["BNVIZ_ROOT"] = str(folder.absolute())
     os.chdir(home)  # where .streamlit/config.toml is
-    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", str(home / "app.py")])
+    # In this process, which has imported what the pages use: the first visit need not wait for it.
+    from streamlit.web import cli
+
+    cli.main(["run", str(home / "app.py")], prog_name="streamlit")
 
 
 if __name__ == "__main__":

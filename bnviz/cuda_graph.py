@@ -12,7 +12,8 @@ from bnviz.probe import PreActivations
 
 Update = Callable[[torch.Tensor, PreActivations | None], torch.Tensor]
 """Trains on a minibatch, of which it gets the numbers of its examples, (m,). Returns the mean loss
-before the update, (), and puts the pre-activations of its pass where they are wanted."""
+before the update, (), and puts the pre-activations of its pass where they are wanted. Of R networks
+the losses are (R,), and the numbers (R, m) where each has a minibatch of its own."""
 
 Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
 """Makes a function that repeats on the device what another one does there."""
@@ -27,16 +28,17 @@ class NotCapturedError(Exception):
 
 def captured(
     update: Update,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    models: Sequence[nn.Module],
+    optimizers: Sequence[torch.optim.Optimizer],
     batch: torch.Tensor,
     generators: Sequence[torch.Generator],
     capture: Capture,
 ) -> Update:
-    """The same update, captured. The model and the optimizer are left as they were, but that the
-    learning rates of the optimizer are tensors now: what is set later must be filled in.
+    """The same update, captured. Models and optimizers are left as they were, but that the learning
+    rates of the optimizers are tensors now: what is set later must be filled in.
 
     Args:
+        models, optimizers: what the update changes.
         batch: a minibatch to try it on.
         generators: of random numbers that the update draws.
         capture: `capture_cuda`, but in tests.
@@ -44,11 +46,11 @@ def captured(
     Raises:
         NotCapturedError: it cannot be; then all is as it was.
     """
-    before = _State(model, optimizer, generators)
-    groups = [dict(group) for group in optimizer.param_groups]
+    before = _State(models, optimizers, generators)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    values = [dict(group) for group in groups]
     chosen = batch.clone()
     seen: PreActivations = {}
-    loss = torch.zeros((), device=batch.device)
 
     def on_chosen() -> None:
         loss.copy_(update(chosen, seen))
@@ -61,10 +63,11 @@ def captured(
         return loss
 
     try:
-        expected = [update(batch, None).clone(), *before.now()]
+        loss = update(batch, None).clone()
+        expected = [loss.clone(), *before.now()]
         before.restore()
-        for group in optimizer.param_groups:
-            group["lr"] = torch.tensor(group["lr"], device=batch.device)
+        for group in groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=batch.device)
             if "capturable" in group:
                 group["capturable"] = True
         replay = capture(on_chosen, generators)
@@ -74,13 +77,15 @@ def captured(
     except RuntimeError as error:  # what torch raises for all that a capture does not allow
         problem = str(error).partition("\n")[0]
     else:
+        # One of several networks may have diverged, which is no fault of the others.
         if all(
-            torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(expected, got, strict=True)
+            torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
+            for a, b in zip(expected, got, strict=True)
         ):
             return replayed
         problem = "it computes something else"
-    for group, values in zip(optimizer.param_groups, groups, strict=True):
-        group.update(values)
+    for group, own in zip(groups, values, strict=True):
+        group.update(own)
     before.restore()
     raise NotCapturedError(problem)
 
@@ -115,26 +120,26 @@ class _State:
 
     def __init__(
         self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
         generators: Sequence[torch.Generator],
     ) -> None:
-        self._optimizer = optimizer
-        self._tensors = {id(t): (t, t.clone()) for t in model.state_dict().values()}
-        self._tensors |= {id(t): (t, t.clone()) for t in self._of_optimizer()}
+        self._optimizers = optimizers
+        own = [t for model in models for t in model.state_dict().values()]
+        self._tensors = {id(t): (t, t.clone()) for t in [*own, *self._of_optimizers()]}
         self._generators = [(generator, generator.get_state()) for generator in generators]
 
-    def _of_optimizer(self) -> list[torch.Tensor]:
-        states: Any = self._optimizer.state.values()
+    def _of_optimizers(self) -> list[torch.Tensor]:
+        states: list[Any] = [s for o in self._optimizers for s in o.state.values()]
         return [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
 
     def now(self) -> list[torch.Tensor]:
-        """Copies of the model's tensors and of the optimizer's."""
+        """Copies of the tensors of models and optimizers."""
         return [tensor.clone() for tensor, _ in self._tensors.values()]
 
     def restore(self) -> None:
-        """As it was. What the optimizer has made meanwhile begins with zeros."""
-        for tensor in self._of_optimizer():
+        """As it was. What an optimizer has made meanwhile begins with zeros."""
+        for tensor in self._of_optimizers():
             if id(tensor) not in self._tensors:
                 tensor.zero_()
         for tensor, value in self._tensors.values():

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bnviz.config import RunConfig, kernel_problem
 from bnviz.images import DataError as DataError  # part of what this module offers
 from bnviz.images import read
-from bnviz.settings import DataConfig
+from bnviz.settings import OVER_BATCH, DataConfig
 
 INK = 127
 """A pixel is "on" in binary input when its grey level is above this (half of 255). The paper says
@@ -169,3 +170,24 @@ class Minibatches:
         if self.within_shards:
             shards = [random.permutation(shard) for shard in shards]
         return np.concatenate(shards)
+
+
+def check_fit(config: RunConfig, data: ImageData) -> None:
+    """Whether a configuration can train on this data, which may be the user's own.
+
+    Raises:
+        DataError: it cannot; the message says why.
+    """
+    examples, batch = len(data.train_images), config.training.batch_size
+    if batch > examples:
+        raise DataError(
+            f"training.batch_size = {batch}: there are {examples:,} training examples; choose at "
+            f"most {examples:,}"
+        )
+    if len(data.test_images) < 2 and config.model.normalization in OVER_BATCH:
+        raise DataError(
+            "there is one test image; statistics of a batch need two at least, so add some, or "
+            "choose model.normalization = none"
+        )
+    if problem := kernel_problem(config.model, min(data.train_images.shape[2:])):
+        raise DataError(problem)

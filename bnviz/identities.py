@@ -13,12 +13,13 @@ They hold exactly for ε = 0, and for the run's ε nearly. Both are measured, in
 layer by itself: with the input u that the network gives it for a minibatch, and in place of whole
 Jacobians their product with ∂ℓ/∂x̂, the gradient that the network gives it. So the deviations of
 one layer do not reach another, and beside one pass through the network each layer is computed once
-with W and once with aW.
+with W and once with aW. Of several networks at once, R is their number.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,152 +78,195 @@ def apply_to(config: ModelConfig) -> bool:
     return config.normalization == "batch" and config.bn_placement == "before"
 
 
-class Checker:
-    """Checks the identities in a network to which they `apply_to`."""
+def check(
+    networks: Sequence[Network],
+    examples: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    step: int = 0,
+) -> list[list[Check]]:
+    """Check each identity in each layer of networks of one architecture, now.
 
-    def __init__(self, model: Network) -> None:
-        self._model = model
-        self._layers = {name: _LayerChecker(layer) for name, layer in model.named_layers().items()}
+    Changes nothing in the networks: weights, gradients, running statistics and modes stay as they
+    are, no random numbers are drawn, and dropout is off.
 
-    def check(self, images: torch.Tensor, labels: torch.Tensor, step: int = 0) -> list[Check]:
-        """Each identity in each layer, now.
+    Args:
+        networks: to which the identities `apply_to`.
+        examples: for each network a minibatch, images (N, channels, height, width), N at least 2,
+            and their classes (N,).
 
-        Changes nothing in the network: weights, gradients, running statistics and modes stay as
-        they are, no random numbers are drawn, and dropout is off.
+    Returns:
+        the checks of each network.
+    """
+    passes = [_pass(network, *own) for network, own in zip(networks, examples, strict=True)]
+    checks: list[list[Check]] = [[] for _ in networks]
+    for name in networks[0].named_layers():
+        layers = [network.named_layers()[name] for network in networks]
+        inputs, gradients = zip(*(own[name] for own in passes), strict=True)
+        for own, rows in zip(checks, _check_layer(layers, inputs, gradients), strict=True):
+            own += [Check(step, name, *row) for row in rows]
+    return checks
 
-        Args:
-            images: a minibatch, (N, channels, height, width), of 2 examples at least.
-            labels: their classes, (N,).
-        """
-        with observing(self._model, "batch"):
-            hooks = [hook for layer in self._layers.values() for hook in layer.listen()]
-            try:
-                loss = F.cross_entropy(self._model(images), labels)
-            finally:
-                for hook in hooks:
-                    hook.remove()
-        outputs = [layer.output for layer in self._layers.values()]
-        gradients = torch.autograd.grad(loss, outputs)
-        return [
-            Check(step, name, *row)
-            for (name, layer), gradient in zip(self._layers.items(), gradients, strict=True)
-            for row in layer.check(gradient)
-        ]
+
+def _pass(
+    network: Network, images: torch.Tensor, labels: torch.Tensor
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Of each layer its input u, (N, inputs) or (N, channels, height, width), and ∂ℓ/∂BN(Wu),
+    (N, units, …)."""
+    inputs: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
+    hooks = []
+    for name, layer in network.named_layers().items():
+
+        def keep_input(
+            module: nn.Module, args: tuple[torch.Tensor], _: object, name: str = name
+        ) -> None:
+            inputs[name] = args[0].detach()
+
+        def keep_output(
+            module: nn.Module, _: object, output: torch.Tensor, name: str = name
+        ) -> None:
+            outputs[name] = output
+
+        hooks.append(layer.get_submodule("linear").register_forward_hook(keep_input))
+        hooks.append(layer.get_submodule("normalization").register_forward_hook(keep_output))
+    try:
+        with observing(network, "batch"):
+            loss = F.cross_entropy(network(images), labels)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gradients = torch.autograd.grad(loss, list(outputs.values()))
+    return {name: (inputs[name], g) for name, g in zip(outputs, gradients, strict=True)}
 
 
 class _Local(NamedTuple):
     """A layer by itself, with the gradients that ∂ℓ/∂x̂ brings."""
 
-    x_hat: torch.Tensor  # (N, units checked, …)
+    x_hat: torch.Tensor  # (R, N, units, …)
     by_input: torch.Tensor  # as u
-    by_weight: torch.Tensor  # (units, inputs)
+    by_weight: torch.Tensor  # (R, units, inputs)
 
 
-class _LayerChecker:
-    def __init__(self, layer: Layer) -> None:
-        self._linear: Any = layer.get_submodule("linear")
-        self._normalization: Any = layer.get_submodule("normalization")
-        self._flat = isinstance(self._normalization, PerActivation)
-        # Gives x̂ by the statistics of the batch.
-        bare: Any = copy.deepcopy(self._normalization).train()
-        bare.weight = bare.bias = bare.running_mean = bare.running_var = None
-        bare.track_running_stats = False
-        self._bare: Any = bare
+def _check_layer(
+    layers: Sequence[Layer], inputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
+) -> list[list[tuple[str, int, int, float, float]]]:
+    """Of each network: identity, units checked and left out, errors without and with ε.
 
-    def listen(self) -> list[torch.utils.hooks.RemovableHandle]:
-        """Keep the layer's input u and output BN(Wu) in the next pass through the network."""
-
-        def keep_input(module: nn.Module, args: tuple[torch.Tensor], _: object) -> None:
-            self._input = args[0].detach()  # (N, inputs) or (N, channels, height, width)
-
-        def keep_output(module: nn.Module, _: object, output: torch.Tensor) -> None:
-            self.output = output  # (N, units, …)
-
-        return [
-            self._linear.register_forward_hook(keep_input),
-            self._normalization.register_forward_hook(keep_output),
-        ]
-
-    def check(self, gradient: torch.Tensor) -> list[tuple[str, int, int, float, float]]:
-        """Identity, units checked and left out, errors without and with ε; after a pass.
-
-        Args:
-            gradient: ∂ℓ/∂BN(Wu), as `output`.
-        """
-        inputs, gradient = self._input.double(), gradient.double()
-        del self._input, self.output
-        weight = self._linear.weight.detach().double()
-        us = [inputs.detach().requires_grad_() for _ in (1, SCALE)]
-        weights = [w.requires_grad_() for w in (weight.detach(), SCALE * weight)]
-        plain, scaled = (
-            F.linear(u, w) if w.dim() == 2 else F.conv2d(u, w)  # without the bias, which BN removes
-            for u, w in zip(us, weights, strict=True)
+    Args:
+        layers: one layer of each network.
+        inputs, gradients: as `_pass` returns them.
+    """
+    normalizations: list[Any] = [layer.get_submodule("normalization") for layer in layers]
+    linears: list[Any] = [layer.get_submodule("linear") for layer in layers]
+    flat = isinstance(normalizations[0], PerActivation)
+    u = torch.stack(list(inputs)).double()  # (R, N, inputs) or (R, N, channels, height, width)
+    weight = torch.stack([linear.weight.detach() for linear in linears]).double()
+    gradient = torch.stack(list(gradients)).double()
+    us = [u.detach().requires_grad_() for _ in (1, SCALE)]
+    weights = [w.requires_grad_() for w in (weight.detach(), SCALE * weight)]
+    # Without the bias, which BN removes. (R, N, units, …)
+    plain, scaled = (_linear(own, w) for own, w in zip(us, weights, strict=True))
+    if normalizations[0].weight is not None:  # the gradient by x̂
+        gamma = torch.stack([n.weight.detach() for n in normalizations]).double()
+        across = plain.shape[2:] if flat else [-1] + [1] * (plain.dim() - 3)
+        gradient = gradient * gamma.view(len(layers), 1, *across)
+    if flat:  # along axis 2 is what has statistics of its own
+        plain, scaled, gradient = (x.flatten(2) for x in (plain, scaled, gradient))
+    over = [axis for axis in range(plain.dim()) if axis not in (0, 2)]
+    deviation = plain.detach().std(over, correction=0)  # (R, units), as what follows
+    w = weight.flatten(2)  # (R, units, inputs)
+    largest_input = u.abs().flatten(1).amax(1)[:, None]  # (R, 1)
+    sizes = w.abs()
+    largest = CONSTANT * sizes.sum(2) * largest_input  # |Wu| is at most the sum
+    by_map = *w.shape[:2], -1  # activations of a feature map together
+    constant = (deviation.view(by_map) <= largest[:, :, None]).flatten(1)
+    # The largest of the numbers that each unit's gradient by Wu is the sum of.
+    terms = (gradient.abs().amax(over) / deviation).masked_fill_(constant, 0)
+    term = terms.view(by_map).amax(2)
+    least_by_input = CANCELLED * (term * sizes.amax(2)).amax(1) + TINY  # (R,)
+    least_by_weight = CANCELLED * term * largest_input + TINY
+    if constant.any():  # such a unit gets other values, which no gradient reaches
+        apart = constant.view(len(layers), 1, -1, *[1] * (plain.dim() - 3))
+        others = torch.arange(plain.shape[1], dtype=plain.dtype, device=plain.device)
+        others = others.view(1, -1, *[1] * (plain.dim() - 2)).expand_as(plain)
+        plain, scaled = (torch.where(apart, others, x) for x in (plain, scaled))
+        gradient = gradient.masked_fill(apart, 0)
+    bare = _without_scale(normalizations[0])
+    errors = []
+    for epsilon in (TINY, normalizations[0].eps):
+        bare.eps = epsilon
+        x_hats = [_each(bare, x) for x in (plain, scaled)]
+        by = torch.autograd.grad(x_hats, (*us, *weights), [gradient, gradient], retain_graph=True)
+        with_w, with_aw = (
+            _Local(x_hat.detach(), by_u, by_w.flatten(2))
+            for x_hat, by_u, by_w in zip(x_hats, by[:2], by[2:], strict=True)
         )
-        if self._normalization.weight is not None:  # the gradient by x̂
-            gamma = self._normalization.weight.detach().double()
-            across = plain.shape[1:] if self._flat else [-1] + [1] * (plain.dim() - 2)
-            gradient = gradient * gamma.view(across)
-        if self._flat:  # along axis 1 is what has statistics of its own
-            plain, scaled, gradient = (x.flatten(1) for x in (plain, scaled, gradient))
-        over = [axis for axis in range(plain.dim()) if axis != 1]
-        deviation = plain.detach().std(over, correction=0)
-        w, largest_input = weight.flatten(1), inputs.abs().amax()
-        sizes = w.abs()
-        largest = CONSTANT * sizes.sum(1) * largest_input  # |Wu| is at most the sum
-        constant = (deviation.view(len(w), -1) <= largest[:, None]).flatten()
-        # The largest of the numbers that each unit's gradient by Wu is the sum of.
-        terms = (gradient.abs().amax(over) / deviation).masked_fill_(constant, 0)
-        term = terms.view(len(w), -1).amax(1)
-        least_by_input = CANCELLED * (term * sizes.amax(1)).amax() + TINY
-        least_by_weight = CANCELLED * term * largest_input + TINY
-        left_out = int(constant.sum())
-        units = len(constant) - left_out
+        errors.append(_errors(with_w, with_aw, w, constant, least_by_input, least_by_weight))
+    told = torch.stack([*errors[0], *errors[1]], 1).tolist()  # (R, 2 · identities)
+    rows = []
+    for left_out, own in zip(constant.sum(1).tolist(), told, strict=True):
+        units = constant.shape[1] - left_out
         if not units:
-            return [(identity, 0, left_out, torch.nan, torch.nan) for identity in IDENTITIES]
-        if left_out:
-            plain, scaled, gradient = (x[:, ~constant] for x in (plain, scaled, gradient))
-        errors = []
-        for epsilon in (TINY, self._normalization.eps):
-            self._bare.eps = epsilon
-            x_hats = [self._bare(x) for x in (plain, scaled)]
-            by = torch.autograd.grad(
-                x_hats, (*us, *weights), [gradient, gradient], retain_graph=True
-            )
-            with_w, with_aw = (
-                _Local(x_hat.detach(), by_u, by_w.flatten(1))
-                for x_hat, by_u, by_w in zip(x_hats, by[:2], by[2:], strict=True)
-            )
-            errors.append(_errors(with_w, with_aw, w, least_by_input, least_by_weight))
-        return [(i, units, left_out, *e) for i, *e in zip(IDENTITIES, *errors, strict=True)]
+            own = [torch.nan] * len(own)
+        pairs = zip(IDENTITIES, own, own[len(IDENTITIES) :], strict=False)
+        rows.append([(identity, units, left_out, *pair) for identity, *pair in pairs])
+    return rows
+
+
+def _linear(u: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    if w.dim() == 3 and len(w) > 1:
+        return torch.bmm(u, w.mT)
+    linear = F.linear if w.dim() == 3 else F.conv2d
+    return torch.stack([linear(*own) for own in zip(u, w, strict=True)])
+
+
+def _without_scale(normalization: nn.Module) -> Any:
+    """Gives x̂ by the statistics of the batch, of any number of units."""
+    bare: Any = copy.deepcopy(normalization).train()
+    bare.weight = bare.bias = bare.running_mean = bare.running_var = None
+    bare.track_running_stats = False
+    return bare
+
+
+def _each(normalization: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Of (R, N, units, …), the units of all networks side by side."""
+    side_by_side = normalization(x.movedim(0, 1).flatten(1, 2))  # (N, R · units, …)
+    normalized: torch.Tensor = side_by_side.unflatten(1, (len(x), -1)).movedim(1, 0)
+    return normalized
 
 
 def _errors(
     plain: _Local,
     scaled: _Local,
     w: torch.Tensor,
+    constant: torch.Tensor,
     least_by_input: torch.Tensor,
     least_by_weight: torch.Tensor,
-) -> list[float]:
-    """The errors, in the order of IDENTITIES.
+) -> list[torch.Tensor]:
+    """The errors of each network, (R,), in the order of IDENTITIES.
 
     Args:
         plain, scaled: with W and aW.
-        w: W, (units, inputs).
-        least_by_input: what the size of a gradient is at least taken to be, ().
-        least_by_weight: the same, (units,).
+        w: W, (R, units, inputs).
+        constant: what is left out, (R, units), of PerActivation (R, activations).
+        least_by_input: what the size of a gradient is at least taken to be, (R,).
+        least_by_weight: the same, (R, units).
     """
     x_hat, by_input, by_weight = plain
-    over = [axis for axis in range(x_hat.dim()) if axis != 1]
-    size = torch.maximum(vector_norm(by_weight, dim=1), least_by_weight)
+    over = [axis for axis in range(x_hat.dim()) if axis not in (0, 2)]
+    size = torch.maximum(vector_norm(by_weight, dim=2), least_by_weight)
     mean = x_hat.mean(over)
-    errors = (
+    of_outputs = [
         (scaled.x_hat - x_hat).abs().amax(over) / x_hat.abs().amax(over),
-        (scaled.by_input - by_input).abs().amax()
-        / torch.maximum(by_input.abs().amax(), least_by_input),
-        vector_norm(torch.sub(by_weight, scaled.by_weight, alpha=SCALE), dim=1) / size,
-        (w * by_weight).sum(1).abs() / (vector_norm(w, dim=1) * size).clamp(min=TINY),
         mean.abs(),
         (x_hat.square().mean(over) - mean.square() - 1).abs(),
-    )
-    largest: list[float] = torch.stack([error.amax() for error in errors]).tolist()
-    return largest
+    ]
+    output, mean_error, variance = (e.masked_fill(constant, 0).amax(1) for e in of_outputs)
+    return [
+        output,
+        (scaled.by_input - by_input).abs().flatten(1).amax(1)
+        / torch.maximum(by_input.abs().flatten(1).amax(1), least_by_input),
+        (vector_norm(torch.sub(by_weight, scaled.by_weight, alpha=SCALE), dim=2) / size).amax(1),
+        ((w * by_weight).sum(2).abs() / (vector_norm(w, dim=2) * size).clamp(min=TINY)).amax(1),
+        mean_error,
+        variance,
+    ]

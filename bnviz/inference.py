@@ -17,7 +17,7 @@ from bnviz.evaluation import EVALUATION_CHUNK, score
 from bnviz.models import Network
 from bnviz.models.normalization import BatchRenorm, PerActivation, Whitening
 from bnviz.probe import observing
-from bnviz.training import PROBE_SEED, Trainer
+from bnviz.trainer import PROBE_SEED, Trainer
 
 BATCHES = 200
 """Minibatches of the population statistics, but no more than an epoch has. Of 60 examples they are

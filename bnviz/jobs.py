@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +44,41 @@ TRASH_DAYS = 30
 def submit(config: RunConfig, root: Path, name: str, group: str = "") -> str:
     """Put a run into the queue. It starts at once where a slot is free. Returns its id.
 
+    Args and raises: as `submit_all`.
+    """
+    [run_id] = submit_all([(name, config)], root, group)
+    return run_id
+
+
+def submit_all(configs: Sequence[tuple[str, RunConfig]], root: Path, group: str = "") -> list[str]:
+    """Put runs into the queue at once, each with its name. Returns their ids.
+
     Args:
         group: the same for runs that are started together, such as those of a sweep.
 
     Raises:
-        ConfigError: the data that it asks for cannot be had; nothing is made.
-        StoreError: the root is not a folder that can be written, or no process can be started.
+        ConfigError: the data that they ask for cannot be had; nothing is made.
+        StoreError: the root is not a folder that can be written, or a process can be started for
+            none of them; nothing is made.
     """
-    sources.check([config])
+    sources.check([config for _, config in configs])  # all of them, before the first starts
+    made: list[RunPaths] = []
     with locked(root):
-        run_id = create(config, root, name, group).directory.name
         try:
+            for name, config in configs:
+                made.append(create(config, root, name, group))
             queue.advance_locked(root)
-        except queue.CannotStart as error:
-            if run_id in error.run_ids:
-                shutil.rmtree(root / run_id, ignore_errors=True)
+        except Exception as error:
+            none = not isinstance(error, queue.CannotStart) or _ids(made) <= error.run_ids
+            if none:
+                for paths in made:
+                    shutil.rmtree(paths.directory, ignore_errors=True)
                 raise
-    return run_id
+    return [paths.directory.name for paths in made]
+
+
+def _ids(made: Iterable[RunPaths]) -> set[str]:
+    return {paths.directory.name for paths in made}
 
 
 def create(config: RunConfig, root: Path, name: str, group: str = "") -> RunPaths:

@@ -27,7 +27,7 @@ from bnviz.inference import (
 )
 from bnviz.models import Network
 from bnviz.models.normalization import Whitening
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
 
 COMPARED = 8
 """Test images on which the file must compute what the network computes."""

@@ -69,17 +69,28 @@ def silent_for_s(status: Status) -> float | None:
 
 
 def is_worker(pid: int) -> bool:
-    """Whether a process was started for a run alone. A run may also be carried out within another
+    """Whether a process was started for runs alone. A run may also be carried out within another
     program (`bnviz.run_here`), which must not be killed with it."""
-    return _worker_directory(pid) is not None
+    return bool(_worker_directories(pid))
 
 
 def kill(status: Status) -> None:
-    """End the process of a run, and the shell that waits for it, without asking them."""
+    """End the process of a run, and the shell that waits for it, without asking them. Runs that
+    train in the same process are LOST then, and can be resumed."""
     if has_process(status):
         assert status.pid is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(os.getpgid(status.pid), signal.SIGKILL)
+
+
+def process_group(status: Status) -> int:
+    """The same for runs that train in one process, also while it takes over from the shell that
+    waits for it."""
+    assert status.pid is not None
+    try:
+        return os.getpgid(status.pid)
+    except ProcessLookupError:
+        return status.pid
 
 
 def process_started(pid: int) -> float | None:
@@ -102,24 +113,30 @@ def boot_id() -> str:
         return ""
 
 
-def _worker_directory(pid: int) -> str | None:
-    """The run directory that a worker, or the shell that waits for one, was started for."""
+def _worker_directories(pid: int) -> list[str]:
+    """The run directories that a worker, or the shell that waits for one, was started for; none for
+    another program."""
     try:
         words = psutil.Process(pid).cmdline()
     except psutil.Error:
-        return None
+        return []
     if "bnviz.worker" in words:
-        return words[-1]
-    return words[4] if any("bnviz.worker" in word for word in words) and len(words) > 4 else None
+        return words[words.index("bnviz.worker") + 1 :]
+    # See `bnviz.queue.GUARD`: sh -c GUARD python root directory…
+    return words[5:] if any("bnviz.worker" in word for word in words) else []
 
 
 def _works_on(pid: int, run: Run) -> bool:
-    """False where a process was started for another run directory than this one."""
-    directory = _worker_directory(pid)
-    try:
-        return directory is None or os.path.samefile(directory, run.paths.directory)
-    except OSError:  # one of the two is not there (any more)
-        return True
+    """False where a process was started for other run directories than this one."""
+    directories = _worker_directories(pid)
+    unknown = not directories
+    for directory in directories:
+        try:
+            if os.path.samefile(directory, run.paths.directory):
+                return True
+        except OSError:  # one of the two is not there (any more)
+            unknown = True
+    return unknown
 
 
 def _steps(run: Run) -> int:

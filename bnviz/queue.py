@@ -12,28 +12,45 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bnviz import together
 from bnviz.config import RunConfig
 from bnviz.files import version, write_aside
-from bnviz.processes import boot_id, has_process, process_started, true_status
+from bnviz.processes import (
+    boot_id,
+    has_process,
+    process_group,
+    process_started,
+    true_status,
+)
 from bnviz.status import ACTIVE, State
 from bnviz.store import Run, StoreError, list_run_ids, write_status
 
 SLOTS_VARIABLE = "BNVIZ_SLOTS"
 MAX_SLOTS = 1024
 
-GUARD = '"$0" -m bnviz.worker "$1" || exec "$0" -m bnviz.queue "$2" "$1"'
-"""Waits for the worker. An orderly end advances the queue by itself; after any other, also a kill
-that nothing can catch, this does. A shell needs about a megabyte for that."""
+TOGETHER_ON = frozenset({"cuda"})
+"""Kinds of device on which runs that can train as one program do. A CPU gains a half at best, and
+there a run by itself is the same to the bit whenever it is repeated."""
+
+NEAR = 0.05
+"""Of a run's steps, how far one may be ahead of another with which it is to train as one program,
+and for which it waits: enough for what checkpoints lie apart."""
+
+GUARD = 'root=$1; shift; "$0" -m bnviz.worker "$@" || exec "$0" -m bnviz.queue "$root" "$@"'
+"""Waits for the worker; its arguments are the root and the run directories. An orderly end advances
+the queue by itself; after any other, also a kill that nothing can catch, this does. A shell needs
+about a megabyte for that."""
 
 MIN_FREE_BYTES = 50_000_000
 """Nothing starts on a disk with less: a run of Figure 1 takes 25 MB."""
@@ -92,11 +109,11 @@ def waiting(root: Path) -> list[Run]:
     return _survey(root)[0]
 
 
-def advance(root: Path, ended: str = "") -> list[str]:
+def advance(root: Path, ended: Collection[str] = ()) -> list[str]:
     """Start waiting runs while there are free slots. Returns the ids of those started.
 
     Args:
-        ended: a run whose process is this one, which ends now.
+        ended: runs whose process is this one, which ends now.
 
     Raises:
         CannotStart: for some runs; what else can start has started.
@@ -106,16 +123,19 @@ def advance(root: Path, ended: str = "") -> list[str]:
         return advance_locked(root, ended)
 
 
-def advance_locked(root: Path, ended: str = "") -> list[str]:
+def advance_locked(root: Path, ended: Collection[str] = ()) -> list[str]:
     """`advance` for a caller that holds the root's lock."""
     queue, busy = _survey(root, ended)
     if not queue or held_up(root):
         return []
     limits = slots(root)
-    started, problems = [], {}
+    started: list[str] = []
+    problems: dict[str, str] = {}
     for run in queue:
         if all(busy[kind] >= limit for kind, limit in limits.items()):
             break
+        if run.run_id in started:
+            continue
         try:
             kind = device_kind(run.config)
             assert run.status
@@ -123,32 +143,54 @@ def advance_locked(root: Path, ended: str = "") -> list[str]:
             continue  # its page says what is wrong with it
         if busy[kind] >= limits[kind]:
             continue
+        runs = _together(run, queue) if kind in TOGETHER_ON else [run]
         try:
-            _start(run)
+            try:
+                _start(runs)
+            except StoreError:  # of which of them?
+                runs = [run]
+                _start(runs)
         except StoreError as error:
             problems[run.run_id] = str(error)
         else:
             busy[kind] += 1
-            started.append(run.run_id)
+            started += [each.run_id for each in runs]
     if problems:
         raise CannotStart(problems)
     return started
 
 
-def _survey(root: Path, ended: str = "") -> tuple[list[Run], Counter[str]]:
-    """Waiting runs in order, and how many slots of each kind are taken."""
+def _together(first: Run, queue: list[Run]) -> list[Run]:
+    """A waiting run, and those behind it that can train as one program with it."""
+    key = together.key(first.config)
+    if key is None:
+        return [first]
+    runs = [first]
+    step, far = first.status.step, NEAR * first.config.training.steps
+    most = together.at_most(first.config)
+    for run in queue[queue.index(first) + 1 :]:
+        if len(runs) == most:
+            break
+        with contextlib.suppress(StoreError):
+            if together.key(run.config) == key and abs(run.status.step - step) <= far:
+                runs.append(run)
+    return runs
+
+
+def _survey(root: Path, ended: Collection[str] = ()) -> tuple[list[Run], Counter[str]]:
+    """Waiting runs in order, and how many slots of each kind are taken, one by each process."""
     line: list[tuple[float, str]] = []
-    busy: Counter[str] = Counter()
+    busy: set[tuple[str, int]] = set()
     for run_id in list_run_ids(root):
         run = Run(root / run_id)
         state, pid, queued_at = _glance(run)
         if state == State.QUEUED and pid is None:
             line.append((queued_at, run_id))
-        elif state in ACTIVE and run_id != ended:
+        elif state in ACTIVE and run_id not in ended:
             with contextlib.suppress(StoreError):
-                if has_process(true_status(run)):
-                    busy[device_kind(run.config)] += 1
-    return [Run(root / run_id) for _, run_id in sorted(line)], busy
+                if has_process(status := true_status(run)):
+                    busy.add((device_kind(run.config), process_group(status)))
+    return [Run(root / run_id) for _, run_id in sorted(line)], Counter(kind for kind, _ in busy)
 
 
 def _glance(run: Run) -> tuple[str, Any, float]:
@@ -173,13 +215,15 @@ def _glance_at(path: Path, version: tuple[int, int, int]) -> tuple[str, Any, flo
         return "", None, 0.0
 
 
-def _start(run: Run) -> None:
-    status = run.status
-    root = run.paths.directory.parent.absolute()
+def _start(runs: Sequence[Run]) -> None:
+    """Start a process for runs that wait."""
+    waiting = [run.status for run in runs]
+    root = runs[0].paths.directory.parent.absolute()
+    directories = [run.paths.directory.absolute() for run in runs]
     try:
-        with open(run.paths.log, "ab") as log:
+        with open(runs[0].paths.log, "ab") as log:
             guard = subprocess.Popen(
-                ["/bin/sh", "-c", GUARD, sys.executable, run.paths.directory.absolute(), root],
+                ["/bin/sh", "-c", GUARD, sys.executable, root, *directories],
                 cwd=Path(__file__).resolve().parent.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -188,11 +232,11 @@ def _start(run: Run) -> None:
             )
     except OSError as error:
         raise StoreError(
-            f"cannot start {run.run_id}: {error.strerror}; it stays in the queue"
+            f"cannot start {runs[0].run_id}: {error.strerror}; it stays in the queue"
         ) from error
     _guards[:] = [other for other in _guards if other.poll() is None] + [guard]
-    # The worker waits until the status names the guard, its parent, and from then on is the only
-    # one to write it. So there is no moment at which a run is shown without its process.
+    # The worker waits until the statuses name the guard, its parent, and from then on is the only
+    # one to write them. So there is no moment at which a run is shown without its process.
     changes = {
         "pid": guard.pid,
         "pid_started": process_started(guard.pid),
@@ -200,9 +244,13 @@ def _start(run: Run) -> None:
         "updated_at": time.time(),
     }
     try:
-        write_status(run.paths, status.model_copy(update=changes))
+        for run, status in zip(runs, waiting, strict=True):
+            write_status(run.paths, status.model_copy(update=changes))
     except OSError as error:
-        guard.kill()  # the worker finds that it is not wanted
+        os.killpg(guard.pid, signal.SIGKILL)
+        for run, status in zip(runs, waiting, strict=True):
+            with contextlib.suppress(OSError):  # then it is LOST, and can be resumed
+                write_status(run.paths, status)
         raise StoreError(cannot_write(root, error)) from error
 
 
@@ -266,4 +314,4 @@ def _chosen_slots(root: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    advance(Path(sys.argv[1]), ended=Path(sys.argv[2]).name)
+    advance(Path(sys.argv[1]), ended={Path(word).name for word in sys.argv[2:]})

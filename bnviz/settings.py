@@ -82,6 +82,13 @@ class DataConfig(Part):
         1_000, ge=2, le=1_000_000, description="examples in a shard, for shuffling by shards"
     )
 
+    @property
+    def pixels(self) -> int:
+        """Numbers that an image consists of."""
+        known = DATASETS.get(self.dataset)
+        side = known.side if known else self.image_size
+        return side * side * (3 if self.input == "colour" else 1)
+
 
 class ModelConfig(Part):
     kind: Literal["mlp", "cnn"] = Field(

@@ -147,17 +147,15 @@ def problems(config: RunConfig) -> list[str]:
     if found := data_problems(data):
         return found
     if known := DATASETS.get(data.dataset):
-        train, test, side = known.train, known.test, known.side
+        train, test = known.train, known.test
     else:
         train, test = (
             sum(map(len, image_files(folder_of(data.folder) / split).values()))
             for split in ("train", "test")
         )
-        side = data.image_size
         found += _too_few(config, train, test)
         train = data.examples or train  # a folder is read in part, other data sets as a whole
-    channels = 3 if data.input == "colour" else 1
-    needed = (train + test) * channels * side * side * 4 * COPIES
+    needed = (train + test) * data.pixels * 4 * COPIES
     free = psutil.virtual_memory().available
     if needed > free:
         smaller = "data.image_size or fewer data.examples" if not known else "data set"

@@ -12,6 +12,7 @@ from torch import nn
 from bnviz.models import Layer, Network
 from bnviz.probe import PreActivations, Probe
 from bnviz.settings import ModelConfig, OptimizerConfig
+from bnviz.together import written_out
 
 aten = torch.ops.aten
 
@@ -45,7 +46,7 @@ class Step(Protocol):
 
 def make_step(model: Network, optimizer: torch.optim.Optimizer, config: ModelConfig) -> Step:
     """The fastest way to train this network; all give the same numbers."""
-    kind = WrittenOutStep if WrittenOutStep.fits(config) else AutogradStep
+    kind = WrittenOutStep if written_out(config) else AutogradStep
     return kind(model, optimizer)
 
 
@@ -81,17 +82,8 @@ class WrittenOutStep:
     The operations are those that autograd calls, so the numbers are the same, on a CPU to the bit.
     """
 
-    @staticmethod
-    def fits(config: ModelConfig) -> bool:
-        normalized = config.normalization == "batch" and config.bn_placement == "before"
-        return (
-            config.kind == "mlp"
-            and not config.dropout
-            and (normalized or config.normalization == "none")
-        )
-
     def __init__(self, model: Network, optimizer: torch.optim.Optimizer) -> None:
-        self._update = _update(optimizer)
+        self._update = make_update(optimizer)
         self._layers = [
             (name, _Linear(layer.linear), _normalization(layer), layer.nonlinearity)
             for name, layer in model.named_layers().items()
@@ -99,10 +91,9 @@ class WrittenOutStep:
         self._output = _Linear(model.output)
         device = model.output.weight.device
         # One count for all normalizations, as all see each batch.
-        self._batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d):
-                module.num_batches_tracked = self._batches_tracked
+        self._batches_tracked = share_count(
+            model, torch.zeros((), dtype=torch.int64, device=device)
+        )
         self._one = torch.ones((), device=device)
 
     def __call__(
@@ -191,7 +182,7 @@ def _normalization(layer: Layer) -> _BatchNorm | None:
     return None if module is None else _BatchNorm(module)
 
 
-def _update(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+def make_update(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     """What applies the gradients. SGD without momentum has no state, so its kernel can be called
     without the rest of `step`, which takes longer than the kernel."""
     if not isinstance(optimizer, torch.optim.SGD) or optimizer.defaults["momentum"]:
@@ -209,6 +200,15 @@ def _update(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
             )  # fmt: skip
 
     return update
+
+
+def share_count(model: nn.Module, count: torch.Tensor) -> torch.Tensor:
+    """Let this be where all of BN in a network counts its batches, from where the count stands."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            count.copy_(module.num_batches_tracked)  # type: ignore[arg-type]
+            module.num_batches_tracked = count
+    return count
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

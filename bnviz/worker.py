@@ -1,4 +1,5 @@
-"""The process of one run: `python -m bnviz.worker RUN_DIR`. Here training meets the store."""
+"""The process of one run, or of some that train as one program: `python -m bnviz.worker RUN_DIR…`.
+Here training meets the store."""
 
 from __future__ import annotations
 
@@ -7,64 +8,69 @@ import os
 import signal
 import sys
 import threading
-import time
-import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnviz import jobs, queue
-from bnviz.config import ConfigError, RunConfig
-from bnviz.files import NO_SPACE, write_aside
+from bnviz.config import RunConfig
 from bnviz.processes import boot_id, named_by_its_status, process_started
-from bnviz.settings import OVER_BATCH
-from bnviz.status import RunError, State
-from bnviz.store import Run, default_root, write_status
-from bnviz.trace import TraceWriter
+from bnviz.reporter import Reporter
+from bnviz.status import State
+from bnviz.store import Run, StoreError, default_root, write_status
 
 if TYPE_CHECKING:
-    from bnviz.training import Trainer
-
-FLUSH_INTERVAL_S = 1.0
-"""How long a record may exist in memory alone, and how old the page's newest point may be."""
-
-STATUS_INTERVAL_S = 0.5
-
-CHECKPOINT_INTERVAL_S = 10.0
-"""At most this much training is repeated after a kill."""
-
-CHECKPOINT_SHARE = 0.01
-"""Of a run's time at most, for checkpoints: with large networks they come less often."""
-
-RATE_WINDOW_S = 5.0
-"""steps_per_s is the mean over this time: long enough to be steady, short enough to be current."""
+    from bnviz.recorder import Recorder
 
 NICENESS = 5
 """Below the dashboard's priority: two runs on two cores must not make the page stutter."""
 
-RESERVE_BYTES = 64 * 1024
-"""Held on the disk while a run trains, so that when the disk is full the status can still say so.
-A status takes one or two blocks."""
 
-
-def main(directory: Path) -> int:
-    """Run what is in a run directory to its end. Returns the exit status: 0 after an orderly end
-    that also started the next runs in the queue; else that is left to the shell that waits for
+def main(directories: Sequence[Path]) -> int:
+    """Carry out what is in run directories of one root. Returns the exit status: 0 after an orderly
+    end that also started the next runs in the queue; else that is left to the shell that waits for
     this process, if it lives."""
     # Inherited along the queue, so not added to.
     niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
     os.setpriority(os.PRIO_PROCESS, 0, niceness)
-    run = Run(directory)
-    if not named_by_its_status(run):
-        _say("the status of the run does not name this process, so it ends")
+    with contextlib.ExitStack() as files:
+        reporters = _reporters(directories, files)
+        if not reporters:
+            return 1
+
+        def interrupt(*_: Any) -> None:
+            for reporter in reporters:
+                reporter.interrupted = True
+
+        for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(ending, interrupt)
+        carry_out(reporters, own_process=True)
+    # Perhaps the machine goes down, so there is no time to start anything; or a status still tells
+    # that this process works on it.
+    if reporters[0].interrupted or not all(reporter.ended for reporter in reporters):
         return 1
-    worker = Worker(run, own_process=True)
-    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(ending, worker.interrupt)
-    worker.carry_out()
-    if worker.interrupted:  # perhaps the machine goes down: no time to start anything
-        return 1
-    queue.advance(directory.parent)
+    queue.advance(directories[0].parent)
     return 0
+
+
+def _reporters(directories: Sequence[Path], files: contextlib.ExitStack) -> list[Reporter]:
+    """Of those runs whose status names this process. What it prints by itself is in the log of the
+    first; the other logs are opened in `files`."""
+    reporters = []
+    for number, directory in enumerate(directories):
+        run = Run(directory)
+        try:
+            if not named_by_its_status(run):
+                print(f"{run.run_id}: its status does not name this process", flush=True)
+                continue
+            log = None
+            if number:
+                log = files.enter_context(run.paths.log.open("a", encoding="utf-8"))
+            reporters.append(Reporter(run, log))
+        except (OSError, StoreError) as error:
+            print(f"{run.run_id}: {error}", flush=True)
+    return reporters
 
 
 def run_here(
@@ -89,312 +95,138 @@ def run_here(
 
     threads = torch.get_num_threads()
     try:
-        Worker(run, train_on).carry_out()
+        carry_out([Reporter(run)], train_on)
     finally:
         torch.set_num_threads(threads)
     return run
 
 
-class Worker:
-    """Carries out one run, from its start or from its checkpoint, and keeps its status true."""
+def carry_out(
+    reporters: Sequence[Reporter], train_on: Any = None, *, own_process: bool = False
+) -> None:
+    """Train runs to their ends, or to where they are to stop. Errors end up in their statuses.
 
-    def __init__(self, run: Run, train_on: Any = None, *, own_process: bool = False) -> None:
-        self._run = run
-        self._paths = run.paths
-        self._data = train_on
-        self.interrupted = False
-        self._rates: list[tuple[float, int]] = []  # (monotonic time, step) of recent reports
-        self._status = run.status.model_copy(
-            update={
-                "pid": os.getpid(),
-                "pid_started": process_started(os.getpid()),
-                "boot_id": boot_id(),
-                "updated_at": time.time(),
-            }
-        )
-        write_status(self._paths, self._status)
-        self._starting = _RequestsWhileStarting(self, own_process)
-
-    def interrupt(self, *_: Any) -> None:
-        """Pause at the next opportunity: the system wants this process to end."""
-        self.interrupted = True
-
-    @property
-    def asked_to_stop(self) -> State | None:
-        """The state in which the run is to end, where someone asked for that."""
-        asked = jobs.requests(self._paths)
-        if jobs.CANCEL in asked:
-            return State.CANCELLED
-        return State.PAUSED if jobs.PAUSE in asked or self.interrupted else None
-
-    def carry_out(self) -> None:
-        """Train to the end, or to where the run is to stop. Errors end up in the status."""
-        try:
-            self._train()
-        except Exception as error:
-            self._starting.over()
-            if not self._paths.config.is_file():
-                _say(f"the run directory is gone: {error}")
-                return
-            _say(traceback.format_exc())
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                self._pause_for_space(error)
-                return
-            self._fail(error)
-        except BaseException:  # Ctrl-C in a notebook, whose process lives on
-            self._starting.over()
-            with contextlib.suppress(OSError):
-                self.finish(State.PAUSED, reason="it was interrupted")
-            raise
-
-    def _train(self) -> None:
-        config = self._run.config
-
-        # Loading torch and the data takes seconds, in which the run is still QUEUED.
+    Args:
+        reporters: one, or of runs whose configurations have the same `bnviz.together.key`.
+        train_on: the data set (`bnviz.data.ImageData`), if it is loaded already.
+        own_process: this process may end with the runs.
+    """
+    starting = _RequestsWhileStarting(reporters, own_process)
+    going: dict[int, Recorder] = {}
+    try:
+        # Loading torch and the data takes seconds, in which the runs are still QUEUED.
         import torch
 
-        from bnviz import checkpoint
-        from bnviz.training import Trainer
+        from bnviz.recorder import Recorder
 
         torch.set_num_threads(1)  # a machine runs as many such jobs as it has cores
-        trainer = Trainer(config, self._data)
-        if (state := checkpoint.load(self._paths.checkpoint)) is not None:
-            trainer.restore(state)
-        # What the status tells may be newer or older than where the run goes on from.
-        summary = state["summary"] if state is not None else {}
-        self._status = self._status.model_copy(update={"summary": summary})
-        writer = TraceWriter(self._paths, from_step=trainer.step)
-        for step, value in self._run.rate_changes():
-            if step >= trainer.step:  # after the checkpoint, so the checkpoint lacks it
-                trainer.planned_rates[step] = value
-        if trainer.step:
-            writer.add_event(
-                step=trainer.step, name="resumed", value=None, wall_time_s=trainer.seconds
-            )
-        for leftover in self._paths.directory.glob(".*.*.*"):  # of writes that were cut
-            leftover.unlink(missing_ok=True)
-        self._paths.reserve.write_bytes(os.urandom(RESERVE_BYTES))
-        device = trainer.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        self._starting.over()
-        self._extend_summary(train_examples=trainer.batches.examples)
-        began = self._status.started_at or time.time()
-        self.update(state=State.RUNNING, device=name, started_at=began, step=trainer.step)
-        _say(f"training on {name} from step {trainer.step}")
-
-        try:
-            end = self._record(trainer, writer)
-        except BaseException:
+        for reporter in reporters:
+            try:
+                recorder = Recorder(reporter, train_on)
+            except Exception as error:
+                with starting.lock:
+                    reporter.finish_with(error)
+            else:
+                going[len(going)] = recorder
+                train_on = recorder.trainer.data
+        starting.over()
+        if going:
+            _train(going, reporters)
+    except Exception as error:  # of what they share
+        starting.over()
+        for recorder in going.values():
+            recorder.keep()
+        for reporter in reporters:
+            if not reporter.finishing:
+                reporter.finish_with(error)
+    except BaseException:  # Ctrl-C in a notebook, whose process lives on
+        starting.over()
+        for recorder in going.values():
+            recorder.keep()
+        for reporter in reporters:
             with contextlib.suppress(OSError):
-                writer.flush()  # also after an error: what was recorded is kept
-            raise
-        writer.flush()
-        if end is not State.DIVERGED:
-            self._save(trainer)
-        if end is State.COMPLETED and config.model.normalization in OVER_BATCH:
-            end = self._infer(trainer)
-        if end is State.PAUSED and self.asked_to_stop is State.CANCELLED:
-            end = State.CANCELLED  # asked meanwhile
-        if end in (State.COMPLETED, State.DIVERGED):
-            writer.merge(lambda: self._report(time.monotonic()))
-        self.finish(end)
+                reporter.finish(State.PAUSED, reason="it was interrupted")
+        raise
+    for reporter in reporters:
+        reporter.repeat()
 
-    def _record(self, trainer: Trainer, writer: TraceWriter) -> State:
-        """Put all that training yields where it belongs; returns the state in which it ends."""
-        from bnviz.identities import Check
-        from bnviz.records import Diverged, Metrics, Percentiles
 
-        flushed = 0.0  # so the first point is on the page at once
-        saved, wait = time.monotonic(), CHECKPOINT_INTERVAL_S
-        for record in trainer.records():
-            if isinstance(record, Percentiles):
-                writer.add_percentiles(**vars(record))
-                continue
-            if isinstance(record, Metrics):
-                writer.add_metrics(**vars(record))
-                self._summarize(record)
-                continue
-            if isinstance(record, Check):
-                writer.add_check(**vars(record))
-                continue
-            if isinstance(record, Diverged):
-                self._status = self._status.model_copy(update={"step": record.step})
-                self._extend_summary(diverged_at=record.step, reason=record.reason)
-                return State.DIVERGED
-            if trainer.note:
-                _say(trainer.note)
-                trainer.note = ""
-            # Progress comes after the records of a step and at least every tenth of a second.
-            self._status = self._status.model_copy(update={"step": record.step})
-            if (asked := self._answer(trainer, writer, record.complete)) is not None:
-                return asked
-            now = time.monotonic()
-            if now - flushed > FLUSH_INTERVAL_S:
-                writer.flush()
-                flushed = now
-            if now - saved > wait:
-                writer.flush()  # first, so that all before the checkpoint is in the tables
-                self._save(trainer)
-                saved = time.monotonic()
-                wait = max(CHECKPOINT_INTERVAL_S, (saved - now) / CHECKPOINT_SHARE)
-            self._report(now)
-        return State.COMPLETED
+def _train(going: dict[int, Recorder], reporters: Sequence[Reporter]) -> None:
+    """Train runs by number, to their ends; they leave `going` there."""
+    from bnviz.training import Training
 
-    def _infer(self, trainer: Trainer) -> State:
-        """Measure what `inference.json` tells; returns the state in which the run ends. A run that
-        is stopped or killed here goes on from its last step, and measures anew."""
-        from bnviz.inference import Stopped, accuracies
+    training = Training([recorder.trainer for recorder in going.values()])
 
-        def stop() -> bool:
-            self._report(time.monotonic())
-            return self.asked_to_stop is not None
+    def others(closing: int | None = None) -> None:
+        for number, recorder in list(going.items()):
+            if number != closing:
+                do(number, recorder.reporter.report)
+        for reporter in reporters:
+            reporter.repeat()
 
+    def do(number: int, what: Callable[..., State | None], *arguments: object) -> None:
+        """Something with one of the runs; the others go on where it fails or ends."""
+        recorder = going[number]
         try:
-            measured = accuracies(trainer, stop)
-        except Stopped:
-            return self.asked_to_stop or State.PAUSED
-        write_aside(self._paths.inference, measured.model_dump_json(indent=2) + "\n", durable=True)
-        return State.COMPLETED
+            if (end := what(*arguments)) is None:
+                return
+            training.leave(number)
+            recorder.close(end, partial(others, number))
+        except Exception as error:
+            training.leave(number)
+            recorder.keep()
+            recorder.reporter.finish_with(error)
+        # Nothing of it is held on to: its tables may be another process's from now on.
+        going.pop(number, None)
 
-    def _save(self, trainer: Trainer) -> None:
-        from bnviz import checkpoint
-
-        state = {**trainer.state(), "summary": self._status.summary}
-        checkpoint.save(self._paths.checkpoint, state)
-
-    def _answer(self, trainer: Trainer, writer: TraceWriter, complete: bool) -> State | None:
-        """Do what was asked of this run; returns a state where it is to end."""
-        asked = jobs.requests(self._paths)
-        if jobs.LEARNING_RATE in asked and complete and trainer.step > writer.recorded_to:
-            self._change_learning_rate(trainer, writer)
-        return self.asked_to_stop
-
-    def _change_learning_rate(self, trainer: Trainer, writer: TraceWriter) -> None:
-        request = self._paths.control / jobs.LEARNING_RATE
-        try:
-            value = float(request.read_text(encoding="utf-8"))
-            self._run.config.replace({"optimizer.learning_rate": value})
-        except (OSError, ValueError, ConfigError) as error:
-            _say(f"not a learning rate: {error}")
-        else:
-            # On the disk before it takes effect, so that a continued run repeats it there.
-            writer.add_event(
-                step=trainer.step, name="learning_rate", value=value, wall_time_s=trainer.seconds
-            )
-            writer.flush()
-            trainer.set_learning_rate(value)
-            _say(f"learning rate {value} from step {trainer.step} on")
-        request.unlink(missing_ok=True)
-
-    # Status -------------------------------------------------------------------------------------
-
-    def finish(self, state: State, **changes: Any) -> None:
-        with contextlib.suppress(OSError):
-            self._paths.reserve.unlink(missing_ok=True)
-        ended: dict[str, Any] = {"finished_at": time.time()}
-        if state is State.PAUSED:
-            ended = {"pid": None}
-            if self.interrupted:
-                ended["reason"] = "the system asked its process to end"
-        self.update(durable=True, state=state, steps_per_s=None, eta_s=None, **{**ended, **changes})
-        _say(f"{state} at step {self._status.step}: {self._status.summary}")
-
-    def update(self, durable: bool = False, **changes: Any) -> None:
-        self._status = self._status.model_copy(update={**changes, "updated_at": time.time()})
-        write_status(self._paths, self._status, durable=durable)
-
-    def _pause_for_space(self, error: OSError) -> None:
-        """The tables and checkpoint on the disk are whole, and what they lack comes again when the
-        run goes on from there."""
-        reason = f"{os.strerror(error.errno or 0)}: make space, then resume"
-        with contextlib.suppress(OSError):  # then it is LOST, and can be resumed just the same
-            self.finish(State.PAUSED, reason=reason)
-
-    def _fail(self, error: Exception) -> None:
-        """End as FAILED, with the traceback of the exception being handled."""
-        what = RunError(
-            type=type(error).__name__, message=_in_words(error), traceback=traceback.format_exc()
-        )
-        with contextlib.suppress(OSError):
-            self.finish(State.FAILED, error=what)
-
-    def _report(self, now: float) -> None:
-        """Write where the run stands, unless that was just done."""
-        if self._rates and now - self._rates[-1][0] <= STATUS_INTERVAL_S:
-            return
-        step = self._status.step
-        self._rates = [r for r in self._rates if now - r[0] <= RATE_WINDOW_S] + [(now, step)]
-        since, from_step = self._rates[0]
-        rate = (step - from_step) / (now - since) if now > since else None
-        eta_s = (self._status.steps - step) / rate if rate else None
-        self.update(steps_per_s=rate, eta_s=eta_s)
-
-    def _summarize(self, record: Any) -> None:
-        if record.split == "train":
-            self._extend_summary(train_loss=record.loss)
-            return
-        best = max(record.accuracy, self._status.summary.get("best_test_accuracy", 0.0))
-        self._extend_summary(
-            test_loss=record.loss, test_accuracy=record.accuracy, best_test_accuracy=best
-        )
-
-    def _extend_summary(self, **values: Any) -> None:
-        # A non-finite number is not valid JSON; its place is the tables.
-        finite = {k: v for k, v in values.items() if not isinstance(v, float) or abs(v) < 1e38}
-        summary = {**self._status.summary, **finite}
-        self._status = self._status.model_copy(update={"summary": summary})
+    for number, recorder in list(going.items()):
+        do(number, recorder.begin, going)
+    for number, record in training.records():
+        if number in going:
+            do(number, going[number].take, record)
+        if len(going) < len(reporters):
+            for reporter in reporters:
+                reporter.repeat()
+    for number in list(going):
+        do(number, lambda: State.COMPLETED)
 
 
 class _RequestsWhileStarting:
     """Answers requests before training begins: imports cannot be interrupted.
 
-    A worker process ends at once. In `run_here` the caller's process must live, so there the
-    request is answered when training begins.
+    A worker process ends as soon as all of its runs are asked to stop. In `run_here` the caller's
+    process must live, so there the request is answered when training begins, as it is where others
+    are to train.
     """
 
-    def __init__(self, worker: Worker, own_process: bool) -> None:
-        self._worker = worker
-        self._lock = threading.Lock()
+    def __init__(self, reporters: Sequence[Reporter], own_process: bool) -> None:
+        self._reporters = reporters
+        self.lock = threading.Lock()
+        """Held by who says the last word on a run meanwhile."""
         self._over = threading.Event()
         if own_process:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def over(self) -> None:
         """Training begins, or the start has failed: from here on others watch for requests."""
-        with self._lock:
+        with self.lock:
             self._over.set()
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            with self._lock:
-                if self._over.is_set() or (state := self._worker.asked_to_stop) is None:
+            with self.lock:
+                asked = {r: r.asked_to_stop for r in self._reporters if not r.finishing}
+                if self._over.is_set() or not asked or None in asked.values():
                     continue
                 # Nothing is recorded yet that would have to be closed.
-                self._worker.finish(state)
+                for reporter, state in asked.items():
+                    assert state
+                    with contextlib.suppress(OSError):
+                        reporter.finish(state)
                 os._exit(1)  # the shell that waits advances the queue
 
 
-def _say(text: str) -> None:
-    """To the log. A full disk must not keep the status from saying so."""
-    with contextlib.suppress(OSError):
-        print(text, flush=True)
-
-
-def _in_words(error: Exception) -> str:
-    """What a person understands, and what to do."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            f"the GPU's memory is full ({error}); choose a smaller network or batch, end other "
-            "programs that use the GPU, or train on the CPU (training.device = cpu)"
-        )
-    if isinstance(error, MemoryError):
-        return "the machine's memory is full; end other programs, or choose a smaller network"
-    if isinstance(error, PermissionError):
-        return f"{error}; give this user the right to write there, then resume"
-    return str(error)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m bnviz.worker RUN_DIR")
-    raise SystemExit(main(Path(sys.argv[1])))
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python -m bnviz.worker RUN_DIR…")
+    raise SystemExit(main([Path(word) for word in sys.argv[1:]]))

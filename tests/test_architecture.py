@@ -26,6 +26,8 @@ LEVELS = {
     "bnviz.drift": 0,
     "bnviz.bias_growth": 0,
     "bnviz.accuracies": 0,
+    "bnviz.agenda": 0,
+    "bnviz.together": 0,
     "bnviz.data": 1,
     "bnviz.fetch": 1,
     "bnviz.images": 1,
@@ -40,6 +42,8 @@ LEVELS = {
     "bnviz.steps": 1,
     "bnviz.evaluation": 1,
     "bnviz.identities": 1,
+    "bnviz.stack": 1,
+    "bnviz.trainer": 1,
     "bnviz.training": 1,
     "bnviz.inference": 1,
     "bnviz.onnx_file": 1,
@@ -52,6 +56,8 @@ LEVELS = {
     "bnviz.queue": 2,
     "bnviz.about": 2,
     "bnviz.jobs": 2,
+    "bnviz.reporter": 3,
+    "bnviz.recorder": 3,
     "bnviz.worker": 3,
     "bnviz.captions": 3,
     "bnviz.progress": 3,
@@ -146,7 +152,7 @@ def test_streamlit_is_only_in_the_page_and_torch_only_in_training_and_worker():
         "app", *(n for n in FILES if n.startswith("bnviz.ui"))
     }  # fmt: skip
     assert {n for n in FILES if packages(n) & {"torch", "torchvision"}} <= {
-        "bnviz.worker", *(n for n in FILES if LEVELS[n] == 1)
+        "bnviz.worker", "bnviz.recorder", *(n for n in FILES if LEVELS[n] == 1)
     }  # fmt: skip
 
 
@@ -154,9 +160,10 @@ def test_training_and_store_meet_in_the_worker_alone():
     both = {
         name
         for name in FILES
-        if name != "bnviz" and {"bnviz.training", "bnviz.store"} <= imports(name)
+        if imports(name) & {"bnviz.training", "bnviz.trainer"}
+        and imports(name) & {"bnviz.store", "bnviz.trace"}
     }
-    assert both == {"bnviz.worker"}
+    assert both == {"bnviz", "bnviz.worker", "bnviz.recorder"}
 
 
 def test_figures_read_no_files_and_know_no_store():

@@ -208,6 +208,11 @@ def test_a_sweep_from_start_to_finish(page, server, complaints):  # noqa: F811
     assert complaints() == []
 
 
+FADED_IN = """() => !document.getAnimations().some(
+    a => a.playState === "running" && a.effect.getComputedTiming().iterations !== Infinity)"""
+"""While an element fades in, its text has less contrast."""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_passes_the_accessibility_rules(browser, server, scheme):  # noqa: F811
     """WCAG 2 A and AA, as far as axe-core can tell."""
@@ -221,6 +226,7 @@ def test_every_page_passes_the_accessibility_rules(browser, server, scheme):  # 
         shown = SHOWN.get(path, ".bnviz-chart .plot[data-drawn=true]")
         page.locator(shown).first.wait_for(timeout=60_000)
         page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
+        page.wait_for_function(FADED_IN)
         found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
         assert [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found] == [], path
     context.close()

@@ -1,11 +1,14 @@
 """The command line as a user types it, in processes of its own."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pandas as pd
@@ -151,6 +154,29 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for command in (["list"], ["run", "figure1"], ["dashboard"]):
         assert "is not a folder" in refused(*command, root=tmp_path / "file")
+
+
+def test_the_dashboard_opens_on_its_root(root, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("STREAMLIT_SERVER_HEADLESS", "true")
+    monkeypatch.setenv("STREAMLIT_SERVER_PORT", str(port))
+    command = [sys.executable, "-m", "bnviz", "dashboard", "--root", str(root)]
+    server = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < deadline
+            with contextlib.suppress(OSError):
+                url = f"http://127.0.0.1:{port}/_stcore/health"
+                assert urllib.request.urlopen(url, timeout=5).read() == b"ok"
+                break
+            time.sleep(0.1)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+    assert server.returncode == 0
 
 
 def test_an_unknown_export_format_is_refused(root):

@@ -5,7 +5,8 @@ import torch
 
 from bnviz.cuda_graph import NotCapturedError, captured
 from bnviz.records import Metrics, Percentiles, Progress
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
+from bnviz.training import Training, proceed
 
 from .conftest import small
 
@@ -44,11 +45,10 @@ def test_a_captured_run_is_the_same_to_the_bit(digits, variant, monkeypatch):
         training__steps=30, trace__probe="minibatch", trace__records=10, **VARIANTS[variant]
     )
     usual, other = Trainer(config, digits), Trainer(config, digits)
-    expected = numbers(usual.records())
-    other._update = other._captured_update(repeated)
-    assert other.note == ""
+    expected = numbers(proceed(usual))
     got, saved = [], []
-    for record in other.records():
+    for _, record in Training([other], repeated).records():
+        assert other.note == ""
         got.append(record)
         if isinstance(record, Progress) and record.complete:
             [group, *_] = other.state()["optimizer"]["param_groups"]
@@ -70,18 +70,22 @@ def test_what_computes_something_else_or_cannot_be_captured_is_not_used(digits):
 
     config = small(training__steps=5, optimizer__momentum=0.9)
     usual = Trainer(config, digits)
-    expected = numbers(usual.records())
+    expected = numbers(proceed(usual))
     for capture, why in ((wrong, "something else"), (impossible, "is capturing")):
         trainer = Trainer(config, digits)
         trainer.model.train()
         with pytest.raises(NotCapturedError, match=why):
             captured(
-                trainer._update, trainer.model, trainer.optimizer, trainer.batches[0], [], capture
+                trainer.update,
+                [trainer.model],
+                [trainer.optimizer],
+                trainer.batches[0],
+                [],
+                capture,
             )
-        trainer._captured_update(capture)
+        assert numbers(r for _, r in Training([trainer], capture).records()) == expected
         assert why in trainer.note
         assert "\n" not in trainer.note
-        assert numbers(trainer.records()) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
@@ -92,7 +96,7 @@ def test_on_a_gpu_a_graph_records_what_a_cpu_does(digits, variant):
     for device in ("cpu", "cuda"):
         trainer = Trainer(config.replace({"training.device": device}), digits)
         recorded[device] = {
-            (r.step, r.split): r.loss for r in trainer.records() if isinstance(r, Metrics)
+            (r.step, r.split): r.loss for r in proceed(trainer) if isinstance(r, Metrics)
         }
         assert trainer.note == ""
     if variant != "dropout":  # other random numbers
@@ -109,5 +113,6 @@ def test_on_a_gpu_a_graph_records_what_a_cpu_does(digits, variant):
 )
 def test_what_is_known_not_to_be_captured_is_not_tried(digits, setting, why):
     trainer = Trainer(small(**setting), digits)
-    trainer._captured_update(lambda run, generators: pytest.fail("it was tried"))
+    training = Training([trainer], lambda run, generators: pytest.fail("it was tried"))
+    assert next(training.records())
     assert why in trainer.note

@@ -28,6 +28,7 @@ TRACED = {
     "FLUSH_INTERVAL_S": 0,
     "CHECKPOINT_INTERVAL_S": 0,
     "CHECKPOINT_SHARE": 1e9,
+    "FLUSH_SHARE": 1e9,
     "PROGRESS_INTERVAL_S": 1e9,
 }
 """What is recorded is written, and a checkpoint saved, at each evaluation and at no other time, so
@@ -153,6 +154,7 @@ def test_killed_at_random_moments_of_longer_runs(zygote, create):
         "FLUSH_INTERVAL_S": 0.01,
         "CHECKPOINT_INTERVAL_S": 0.03,
         "CHECKPOINT_SHARE": 1.0,
+        "FLUSH_SHARE": 1e9,
         "PROGRESS_INTERVAL_S": 0.01,
     }
     longer = {"training__steps": 1500, "training__evaluations": 30, "trace__records": 60}
@@ -233,7 +235,12 @@ def small_disk(tmp_path):
 def test_a_small_disk_fills_up_and_is_given_space(zygote, create, small_disk):
     """The same on a real file system, where the kernel says what is full."""
     longer = {"training__steps": 4000, "training__evaluations": 200, "trace__records": 1000}
-    often = {"FLUSH_INTERVAL_S": 0.02, "CHECKPOINT_INTERVAL_S": 0.2, "CHECKPOINT_SHARE": 1.0}
+    often = {
+        "FLUSH_INTERVAL_S": 0.02,
+        "CHECKPOINT_INTERVAL_S": 0.2,
+        "CHECKPOINT_SHARE": 1.0,
+        "FLUSH_SHARE": 1e9,
+    }
     expected = create(**longer)
     assert zygote.run(expected.paths.directory, **often) == 0
     run = create(**longer)
@@ -291,7 +298,7 @@ def test_a_changed_learning_rate_is_repeated_after_a_kill(zygote, create):
     """The kill comes after the change and before the next checkpoint."""
     longer = {"training__steps": 3000, "training__evaluations": 20, "trace__records": 50}
     run = create(**longer)
-    rare = {"FLUSH_INTERVAL_S": 0.01, "CHECKPOINT_INTERVAL_S": 1e9}
+    rare = {"FLUSH_INTERVAL_S": 0.01, "CHECKPOINT_INTERVAL_S": 1e9, "FLUSH_SHARE": 1e9}
     pid = zygote.start(run.paths.directory, **rare)
     while run.status.step < 300:
         time.sleep(0.01)
@@ -324,7 +331,7 @@ def test_a_continued_run_repeats_itself_before_it_takes_a_new_learning_rate(zygo
     """Else what it recorded before the kill would not be its own history."""
     longer = {"training__steps": 3000, "training__evaluations": 20, "trace__records": 50}
     run, expected = create(**longer), create(**longer)
-    rare = {"FLUSH_INTERVAL_S": 0, "CHECKPOINT_INTERVAL_S": 1e9}
+    rare = {"FLUSH_INTERVAL_S": 0, "CHECKPOINT_INTERVAL_S": 1e9, "FLUSH_SHARE": 1e9}
     pid = zygote.start(run.paths.directory, **rare)
     while len(run.metrics()) < 20:
         time.sleep(0.01)

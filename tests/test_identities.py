@@ -11,12 +11,13 @@ from torch import nn
 
 from bnviz import identities, models
 from bnviz.config import RunConfig
-from bnviz.identities import Check, Checker
+from bnviz.identities import Check, check
 from bnviz.models.normalization import PerActivation
 from bnviz.schema import IDENTITIES
 from bnviz.store import open_run
 from bnviz.trace import TraceWriter
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
+from bnviz.training import proceed
 from bnviz.worker import run_here
 
 from .conftest import small
@@ -31,11 +32,16 @@ def table(checks):
     return {(c.layer, c.identity): (c.error, c.error_with_epsilon) for c in checks}
 
 
+def check_one(network, images, labels):
+    [checks] = check([network], [(images, labels)])
+    return checks
+
+
 def trained(digits, **overrides):
     """A network in training, a few updates on."""
     settings = {"training__steps": 20, "training__evaluations": 1, "trace__records": 0}
     trainer = Trainer(small(**SMALL | settings | overrides), digits)
-    for _ in trainer.records():
+    for _ in proceed(trainer):
         pass
     return trainer
 
@@ -57,7 +63,7 @@ def batch(digits):
 )
 def test_they_hold_in_networks_while_they_train(digits, overrides):
     config = small(**SMALL | {"training__steps": 60, "trace__records": 0} | overrides)
-    checks = [r for r in Trainer(config, digits).records() if isinstance(r, Check)]
+    checks = [r for r in proceed(Trainer(config, digits)) if isinstance(r, Check)]
     assert [c.step for c in checks] == sorted(c.step for c in checks)
     assert {c.step for c in checks} == {0, 4, 15, 34, 60}
     assert {(c.layer, c.identity) for c in checks} == {
@@ -75,7 +81,7 @@ def test_they_hold_in_networks_while_they_train(digits, overrides):
 )
 def test_nothing_is_claimed_of_other_networks(digits, overrides):
     config = small(**SMALL | {"training__steps": 1} | overrides)
-    assert not any(isinstance(r, Check) for r in Trainer(config, digits).records())
+    assert not any(isinstance(r, Check) for r in proceed(Trainer(config, digits)))
 
 
 @pytest.mark.parametrize("overrides", [{"model__dropout": 0.5}, CNN])
@@ -101,7 +107,7 @@ def test_checking_changes_nothing_in_the_network(digits):
     gradients = [p.grad.clone() for p in network.parameters()]
     modes = [module.training for module in network.modules()]
     random = torch.get_rng_state()
-    first, second = (Checker(network).check(*batch(digits)) for _ in range(2))
+    first, second = (check_one(network, *batch(digits)) for _ in range(2))
     assert first == second  # so dropout is off
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
@@ -116,7 +122,7 @@ def test_the_errors_with_epsilon_are_those_of_the_formulas(digits):
     less."""
     network = trained(digits, model__bn_epsilon=0.01).model
     images, labels = batch(digits)
-    errors = table(Checker(network).check(images, labels))
+    errors = table(check_one(network, images, labels))
     x = images.flatten(1).double() @ network.layers.hidden1.linear.weight.detach().double().T
     variance = x.var(0, correction=0)
     shrunk = (variance + 0.01).sqrt() / (variance + 0.01 / 9).sqrt() - 1
@@ -131,7 +137,7 @@ def test_the_gradient_by_the_weights_is_that_of_the_loss(digits, overrides):
     network = trained(digits, model__bn_epsilon=0.5, **overrides).model
     images, labels = batch(digits)
     name = next(iter(network.named_layers()))
-    reported = table(Checker(network).check(images, labels))[name, "orthogonality"][1]
+    reported = table(check_one(network, images, labels))[name, "orthogonality"][1]
     exact = copy.deepcopy(network).double().train()
     w = exact.layers.get_submodule(name).linear.weight
 
@@ -152,6 +158,32 @@ def test_the_gradient_by_the_weights_is_that_of_the_loss(digits, overrides):
     sizes = w.flatten(1).norm(dim=1) * gradient.flatten(1).norm(dim=1)
     expected = (torch.tensor(along, dtype=torch.float64).abs() / sizes).max().item()
     assert reported == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{}, {"model__bn_affine": "fixed"}, CNN, {**CNN, "model__bn_per": "activation"}]
+)
+def test_several_networks_at_once_are_as_each_by_itself(digits, overrides):
+    networks, examples = [], []
+    for seed in range(3):
+        trainer = trained(digits, training__seed=seed, **overrides)
+        networks.append(trainer.model)
+        examples.append(trainer.to_check())
+    with torch.no_grad():  # constant units, all of one network's first layer
+        networks[0].layers.get_submodule("hidden1").linear.weight[[1, 3]] = 0
+        next(iter(networks[2].named_layers().values())).linear.weight.zero_()
+    together = check(networks, examples, step=7)
+    for network, own, got in zip(networks, examples, together, strict=True):
+        alone = check_one(network, *own)
+        assert [c.step for c in got] == [7] * len(alone)
+        for one, other in zip(got, alone, strict=True):
+            assert (one.layer, one.identity) == (other.layer, other.identity)
+            assert (one.units, one.left_out) == (other.units, other.left_out)
+            assert one.error == pytest.approx(other.error, abs=1e-12, nan_ok=True)
+            epsilon = other.error_with_epsilon
+            assert one.error_with_epsilon == pytest.approx(
+                epsilon, rel=1e-6, abs=1e-12, nan_ok=True
+            )
 
 
 class DetachedStatistics(nn.BatchNorm1d):
@@ -194,7 +226,7 @@ class NotOfWu(nn.BatchNorm1d):
 def test_violations_are_reported_where_they_are(digits, normalization, violated):
     network = trained(digits).model
     network.layers.hidden2.normalization = normalization(8)
-    errors = table(Checker(network).check(*batch(digits)))
+    errors = table(check_one(network, *batch(digits)))
     broken = {key for key, (error, _) in errors.items() if not error < 1e-4}
     assert broken == {("hidden2", identity) for identity in violated}
     assert all(error < TOLERANCE for key, (error, _) in errors.items() if key not in broken)
@@ -204,7 +236,7 @@ def test_a_bias_before_bn_violates_nothing(digits):
     """BN subtracts it (Section 3.2)."""
     network = trained(digits).model
     network.layers.hidden1.linear.bias = nn.Parameter(torch.linspace(-3, 3, 12))
-    errors = table(Checker(network).check(*batch(digits)))
+    errors = table(check_one(network, *batch(digits)))
     assert all(error < TOLERANCE for error, _ in errors.values())
 
 
@@ -215,7 +247,7 @@ def test_what_is_constant_over_the_batch_is_left_out_and_counted(digits, per):
         network.layers.conv1.linear.weight[1] = 0
         network.layers.hidden1.linear.weight[[2, 5]] = 0
     images, labels = batch(digits)
-    checks = {c.layer: c for c in Checker(network).check(images, labels)}
+    checks = {c.layer: c for c in check_one(network, images, labels)}
     assert (checks["hidden1"].units, checks["hidden1"].left_out) == (10, 2)
     conv = checks["conv1"]
     if per == "feature_map":
@@ -225,14 +257,14 @@ def test_what_is_constant_over_the_batch_is_left_out_and_counted(digits, per):
         patches = F.unfold(images.double(), 5)  # (N, 25, 24 · 24)
         moving = (patches != patches[:1]).any(0).any(0).sum().item()
         assert (conv.units, conv.left_out) == (2 * moving, 3 * 24 * 24 - 2 * moving)
-    assert all(c.error < TOLERANCE for c in Checker(network).check(images, labels))
+    assert all(c.error < TOLERANCE for c in check_one(network, images, labels))
 
 
 def test_a_layer_of_constant_units_has_no_errors(digits):
     network = trained(digits).model
     with torch.no_grad():
         network.layers.hidden1.linear.weight.zero_()
-    checks = Checker(network).check(*batch(digits))
+    checks = check_one(network, *batch(digits))
     assert {(c.units, c.left_out) for c in checks} == {(0, 12), (0, 8)}
     assert all(np.isnan([c.error, c.error_with_epsilon]).all() for c in checks)
 
@@ -242,14 +274,14 @@ def test_numbers_that_are_not_finite_are_reported_as_such():
     network = models.build(config.model, (1, 28, 28), 10, seed=0)
     with torch.no_grad():
         network.layers.hidden1.linear.weight[0] = torch.inf
-    checks = Checker(network).check(torch.rand(5, 1, 28, 28), torch.arange(5))
+    checks = check_one(network, torch.rand(5, 1, 28, 28), torch.arange(5))
     assert all(np.isnan(c.error) for c in checks)
 
 
 def test_a_run_keeps_its_checks(digits, root):
     config = small(**SMALL | {"training__steps": 30, "training__evaluations": 3})
     run = run_here(config, root, train_on=digits)
-    expected = [r for r in Trainer(config, digits).records() if isinstance(r, Check)]
+    expected = [r for r in proceed(Trainer(config, digits)) if isinstance(r, Check)]
     stored = open_run(run.paths.directory).checks()
     by = ["layer", "identity", "step"]
     pd.testing.assert_frame_equal(
@@ -270,7 +302,8 @@ def test_a_run_without_the_table_opens_and_can_go_on(digits, root):
     assert list(again.checks().columns) == [f.name for f in Check.__dataclass_fields__.values()]
     assert not again.metrics().empty
     writer = TraceWriter(run.paths, from_step=1)
-    for check in Trainer(config, digits).check():
-        writer.add_check(**vars(check))
+    trainer = Trainer(config, digits)
+    for one in check_one(trainer.model, *trainer.to_check()):
+        writer.add_check(**vars(one))
     writer.merge()
     assert len(again.checks()) == 2 * len(IDENTITIES)

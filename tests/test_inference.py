@@ -9,7 +9,8 @@ from bnviz import inference, models
 from bnviz.evaluation import evaluate, predict
 from bnviz.inference import FoldError, Stopped, alone, fold, population_statistics, with_population
 from bnviz.settings import ModelConfig
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
+from bnviz.training import proceed
 
 from .conftest import small
 
@@ -190,7 +191,7 @@ def test_a_fully_connected_unit_alone_is_beta():
 
 def trained(digits, **settings):
     trainer = Trainer(small(trace__records=0, training__steps=150, **settings), digits)
-    for _ in trainer.records():
+    for _ in proceed(trainer):
         pass
     return trainer
 

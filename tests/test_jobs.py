@@ -16,6 +16,7 @@ from bnviz import jobs, processes, queue, worker
 from bnviz.config import ConfigError
 from bnviz.parts import live_parts
 from bnviz.records import Metrics, Percentiles
+from bnviz.reporter import Reporter
 from bnviz.status import State, Status
 from bnviz.store import (
     Run,
@@ -197,7 +198,9 @@ def test_a_full_memory_fails_in_words_and_can_be_resumed(
         run = worker.run_here(small(training__steps=5), root, "memory", train_on=digits)
     assert run.status.state is State.FAILED
     assert run.status.error.message.startswith(sentence)
-    monkeypatch.setattr(queue, "_start", lambda run: worker.Worker(run, digits).carry_out())
+    monkeypatch.setattr(
+        queue, "_start", lambda runs: worker.carry_out([Reporter(run) for run in runs], digits)
+    )
     jobs.resume(run)
     assert run.status.state is State.COMPLETED
 
@@ -343,7 +346,9 @@ def test_ctrl_c_in_a_notebook_pauses_the_run_and_keeps_its_records(root, digits,
     run = open_run(root / run_id)
     assert (run.status.state, run.status.reason) == (State.PAUSED, "it was interrupted")
     assert run.metrics()["step"].max() > 50
-    monkeypatch.setattr(queue, "_start", lambda run: worker.Worker(run, digits).carry_out())
+    monkeypatch.setattr(
+        queue, "_start", lambda runs: worker.carry_out([Reporter(run) for run in runs], digits)
+    )
     jobs.resume(run)
     whole = worker.run_here(small(), root, "whole", train_on=digits)
     assert run.status.summary == whole.status.summary
@@ -363,7 +368,7 @@ def test_a_cancel_while_a_pause_is_carried_out_counts(root, digits, monkeypatch)
         jobs.pause(open_run(root / run_id))
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    monkeypatch.setattr(worker.Worker, "_report", ask)
+    monkeypatch.setattr(Reporter, "report", ask)
     run = worker.run_here(small(), root, "both", train_on=digits)
     assert run.status.state is State.CANCELLED
 

@@ -299,11 +299,11 @@ def submitted(monkeypatch):
     """Configurations that were submitted; nothing is started."""
     configs = []
 
-    def submit(config, root, name, group=""):
-        configs.append(config)
-        return f"20260101-00000{len(configs)}-test-abcdef"
+    def submit_all(named, root, group=""):
+        configs.extend(config for _, config in named)
+        return [f"20260101-00000{len(configs) - i}-test-abcdef" for i in range(len(named))]
 
-    monkeypatch.setattr(jobs, "submit", submit)
+    monkeypatch.setattr(jobs, "submit_all", submit_all)
     return configs
 
 
@@ -515,9 +515,12 @@ def test_each_control_reaches_the_run_and_the_address(page, submitted):
 
 def test_the_name_of_a_run_tells_its_normalization(page, monkeypatch):
     names = []
-    monkeypatch.setattr(
-        jobs, "submit", lambda config, root, name, group: names.append(name) or name
-    )
+
+    def submit_all(named, root, group):
+        names.extend(name for name, _ in named)
+        return names
+
+    monkeypatch.setattr(jobs, "submit_all", submit_all)
     app = page(normalization="whitening", network="cnn", per="activation")
     start_button(app).click().run()
     assert not app.exception

@@ -10,15 +10,19 @@ import onnxruntime
 import pytest
 import torch
 
-from bnviz import checkpoint, export, inference, jobs, onnx_file, queue, training
+from bnviz import checkpoint, export, inference, jobs, onnx_file, queue
 from bnviz.accuracies import Accuracies, Inference
 from bnviz.config import RunConfig
+from bnviz.evaluation import predict
 from bnviz.onnx_file import ExportError
 from bnviz.processes import true_status
+from bnviz.reporter import Reporter
 from bnviz.status import State
 from bnviz.store import Run, StoreError, open_run
+from bnviz.trainer import Trainer
+from bnviz.training import proceed
 from bnviz.ui.inference import network_file
-from bnviz.worker import Worker, run_here
+from bnviz.worker import carry_out, run_here
 
 from .conftest import small
 from .test_lab import alive, open_script, recorded, texts
@@ -64,13 +68,13 @@ def test_a_run_that_is_stopped_while_it_is_measured_goes_on_there(root, digits, 
         return original(model, batches)
 
     with unittest.mock.patch.object(inference, "population_statistics", asked_meanwhile):
-        Worker(run, digits).carry_out()
+        carry_out([Reporter(run)], digits)
     assert (true_status(run).state, run.status.step) == (state, 60)
     assert run.inference() is None
     metrics = run.metrics()
     with unittest.mock.patch.object(queue, "advance"):  # it would start a worker of its own
         jobs.resume(run)
-    Worker(run, digits).carry_out()
+    carry_out([Reporter(run)], digits)
     assert run.status.state is State.COMPLETED
     assert run.inference() == expected.inference()
     assert Run(run.paths.directory).metrics().equals(metrics)
@@ -131,10 +135,10 @@ SMALL_CNN = {"model__kind": "cnn", "model__channels": [3], "model__hidden": [4]}
 def test_a_network_that_cannot_be_folded_is_exported_as_it_infers(
     digits, monkeypatch, model, words
 ):
-    trainer = training.Trainer(small(**QUICK, **model), digits)
-    for _ in trainer.records():
+    trainer = Trainer(small(**QUICK, **model), digits)
+    for _ in proceed(trainer):
         pass
-    monkeypatch.setattr(onnx_file, "Trainer", lambda config: training.Trainer(config, digits))
+    monkeypatch.setattr(onnx_file, "Trainer", lambda config: Trainer(config, digits))
     content = onnx_file.to_onnx(trainer.config, trainer.state(), {"source": "test"})
     [found] = session(content).run(None, {"images": digits.test_images.numpy()})
     network, how = trainer.model, "as trained"
@@ -142,7 +146,7 @@ def test_a_network_that_cannot_be_folded_is_exported_as_it_infers(
         batches = [digits.train_images[trainer.batches[60 + i]] for i in range(10)]
         statistics = inference.population_statistics(trainer.model, batches)
         network = inference.with_population(trainer.model, statistics)
-    expected = training.predict(network, digits.test_images)
+    expected = predict(network, digits.test_images)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-3)
     metadata = onnx.load_from_string(content).metadata_props
     assert words in json.loads({p.key: p.value for p in metadata}["bnviz"])["inference"]
@@ -156,7 +160,7 @@ def test_a_network_that_cannot_be_folded_is_exported_as_it_infers(
 def test_what_cannot_be_exported_says_why(root, digits, monkeypatch):
     run = run_here(small(**QUICK), root, train_on=digits)
     state = checkpoint.load(run.paths.checkpoint)
-    monkeypatch.setattr(onnx_file, "Trainer", lambda config: training.Trainer(config, digits))
+    monkeypatch.setattr(onnx_file, "Trainer", lambda config: Trainer(config, digits))
     with pytest.raises(ExportError, match=r"it was 0\.9900: the data set"):
         onnx_file.to_onnx(run.config, state, {}, measured=0.99)
     other = run.config.replace({"model.hidden": [5]})

@@ -5,7 +5,8 @@ import pytest
 from bnviz.data import ImageData
 from bnviz.presets import presets
 from bnviz.records import Diverged, Metrics, Percentiles, Progress
-from bnviz.training import Trainer
+from bnviz.trainer import Trainer
+from bnviz.training import proceed
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def some_digits(mnist):
 def test_each_of_its_runs_trains(name, some_digits):
     for run_name, config in presets()[name].runs.items():
         brief = config.replace({"training.steps": 2, "training.evaluations": 1, "trace.records": 1})
-        records = list(Trainer(brief, some_digits).records())
+        records = list(proceed(Trainer(brief, some_digits)))
         assert isinstance(records[-1], Progress | Diverged), run_name
         layers = {r.layer: len(r.grid) for r in records if isinstance(r, Percentiles)}
         assert layers == config.model.layers, run_name
@@ -32,7 +33,7 @@ def test_each_of_its_runs_trains(name, some_digits):
 def end(name, run, data, steps):
     config = presets()[name].runs[run]
     brief = config.replace({"training.steps": steps, "training.evaluations": 1, "trace.records": 0})
-    records = Trainer(brief, data).records()
+    records = proceed(Trainer(brief, data))
     return [r for r in records if isinstance(r, Metrics | Diverged)][-1]
 
 

@@ -43,8 +43,14 @@ class Runs(RuleBasedStateMachine):
         for patch in self.patches:
             patch.start()
 
-    def start(self, run):
-        often = {"FLUSH_INTERVAL_S": 0.02, "CHECKPOINT_INTERVAL_S": 0.1, "CHECKPOINT_SHARE": 1.0}
+    def start(self, runs):
+        [run] = runs
+        often = {
+            "FLUSH_INTERVAL_S": 0.02,
+            "CHECKPOINT_INTERVAL_S": 0.1,
+            "CHECKPOINT_SHARE": 1.0,
+            "FLUSH_SHARE": 1e9,
+        }
         pid = self.zygote.start(run.paths.directory, **often)
         self.pids.setdefault(run.run_id, []).append(pid)
         wait_for(lambda: run.status.pid is not None or run.status.state is not State.QUEUED)

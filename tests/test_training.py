@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnviz import training
+from bnviz.agenda import dense_at_start
 from bnviz.config import RunConfig
 from bnviz.data import DataError, ImageData
 from bnviz.evaluation import evaluate
 from bnviz.records import Diverged, Metrics, Percentiles, Progress
 from bnviz.schema import GRID
-from bnviz.training import Trainer, choose_device, dense_at_start, train
+from bnviz.trainer import Trainer, choose_device
+from bnviz.training import proceed, train
 
 from .conftest import small
 
@@ -25,7 +27,7 @@ CUDA = pytest.param(
 
 def finish(config, data):
     trainer = Trainer(config, data)
-    return trainer, list(trainer.records())
+    return trainer, list(proceed(trainer))
 
 
 def numbers(records):
@@ -83,7 +85,7 @@ def test_it_is_sgd_on_the_mean_loss_as_autograd_and_hand_have_it(digits):
         dh = dz @ w2 * h * (1 - h)  # (60, 8)
         w2, b2 = w2 - lr * dz.T @ h, b2 - lr * dz.sum(0)
         w1, b1 = w1 - lr * dh.T @ x, b1 - lr * dh.sum(0)
-    for _ in trainer.records():
+    for _ in proceed(trainer):
         pass
     torch.testing.assert_close(
         trainer.model.layers.hidden1.linear.weight.double(), w1, atol=1e-6, rtol=1e-5
@@ -134,7 +136,7 @@ def test_train_loss_is_the_mean_of_the_minibatches_since_the_last_record(digits)
 def test_percentiles_are_numpys_of_the_pre_activations(digits):
     config = small(trace__probe_size=150, model__normalization="none")
     trainer = Trainer(config, digits)
-    record = next(r for r in trainer.records() if isinstance(r, Percentiles))
+    record = next(r for r in proceed(trainer) if isinstance(r, Percentiles))
     images = trainer.probe_images.flatten(1).numpy()
     layer = trainer.model.layers.hidden1.linear
     values = images @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()  # (150, 100)
@@ -153,7 +155,7 @@ def test_the_minibatch_probe_looks_at_the_batch_about_to_be_trained_on(digits):
     config = small(trace__probe="minibatch", model__normalization="none")
     trainer = Trainer(config, digits)
     values = trainer.model.layers.hidden1.linear(digits.train_images[trainer.batches[0]].flatten(1))
-    record = next(r for r in trainer.records() if isinstance(r, Percentiles))
+    record = next(r for r in proceed(trainer) if isinstance(r, Percentiles))
     np.testing.assert_allclose(record.mean, values.detach().numpy().mean(0), atol=1e-6)
 
 
@@ -195,7 +197,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(digits):
 
 def test_parameters_that_are_not_finite_end_the_run(digits):
     trainer = Trainer(small(), digits)
-    records = trainer.records()
+    records = proceed(trainer)
     next(records)
     with torch.no_grad():
         trainer.model.output.bias[0] = float("inf")
@@ -262,7 +264,7 @@ def test_a_changed_learning_rate_is_what_the_schedule_multiplies(digits):
     )
     trainer = Trainer(config, digits)
     trainer.planned_rates[100] = 0.2
-    recorded = rates(trainer.records())
+    recorded = rates(proceed(trainer))
     assert recorded[200] == pytest.approx(0.2 * 0.5**4)
     assert recorded[50] == pytest.approx(0.15 * 0.5)
 
@@ -323,12 +325,12 @@ def test_continued_or_observed_it_ends_the_same_to_the_bit(digits, variant):
     whole, records = finish(config, digits)
     assert numbers(finish(config, digits)[1]) == numbers(records)
     part = Trainer(config, digits)
-    for record in part.records():
+    for record in proceed(part):
         if record.step == 20 and isinstance(record, Progress) and record.complete:
             break
     continued = Trainer(config, digits)
     continued.restore(part.state())
-    list(continued.records())
+    list(proceed(continued))
     unobserved, _ = finish(config.replace({"trace.records": 0}), digits)
     for trainer in (continued, unobserved):
         for name, value in trainer.model.state_dict().items():
@@ -342,13 +344,13 @@ def test_a_continued_run_records_what_a_whole_one_does(digits, probe, monkeypatc
     monkeypatch.setattr(training, "PROGRESS_INTERVAL_S", 0)  # so that there are states to take
     for cut in (7, 16):
         records, part = [], Trainer(config, digits)
-        for record in part.records():
+        for record in proceed(part):
             records.append(record)
             if isinstance(record, Progress) and record.complete and record.step == cut:
                 break
         continued = Trainer(config, digits)
         continued.restore(part.state())
-        records += continued.records()
+        records += proceed(continued)
         assert sorted(set(numbers(records))) == whole
 
 
@@ -357,7 +359,7 @@ def test_a_fast_run_takes_its_records_before_there_are_too_many(digits, monkeypa
     config = small(training__steps=700, training__evaluations=1, trace__records=7)
     usual = numbers(finish(config, digits)[1])
     monkeypatch.setattr(training, "PROGRESS_INTERVAL_S", 1e9)
-    monkeypatch.setattr(training, "LOSSES", 10)
+    monkeypatch.setattr("bnviz.trainer.LOSSES", 10)
     assert numbers(finish(config, digits)[1]) == usual
 
 
@@ -365,7 +367,7 @@ def test_infinite_parameters_end_a_run_between_evaluations_too(digits):
     config = small(training__steps=400, training__evaluations=1, trace__records=400)
     never = dataclasses.replace(digits, train_labels=digits.train_labels.clamp(min=1))
     trainer = Trainer(config, never)
-    for record in trainer.records():
+    for record in proceed(trainer):
         if record.step == 0 and isinstance(record, Progress) and record.complete:
             with torch.no_grad():  # an output that is never right, so the loss stays finite
                 trainer.model.output.bias[0] = float("-inf")
@@ -376,7 +378,7 @@ def test_infinite_parameters_end_a_run_between_evaluations_too(digits):
 def test_two_runs_with_dropout_in_one_process_do_not_disturb_each_other(digits):
     configs = [small(model__dropout=0.5, training__steps=20, training__seed=s) for s in (1, 2)]
     alone = [numbers(finish(config, digits)[1]) for config in configs]
-    together = zip(*(Trainer(c, digits).records() for c in configs), strict=False)
+    together = zip(*(proceed(Trainer(c, digits)) for c in configs), strict=False)
     for n, records in enumerate(zip(*together, strict=True)):
         got = numbers(records)
         assert set(got) <= set(alone[n])
@@ -400,7 +402,7 @@ def test_dropout_goes_on_from_a_checkpoint_of_another_kind_of_device(digits):
     state |= {"device": "cuda", "dropout": [torch.zeros(16, dtype=torch.uint8)] * 3, "step": 0}
     trainer = Trainer(config, digits)
     trainer.restore(state)
-    assert isinstance(list(trainer.records())[-1], Progress)
+    assert isinstance(list(proceed(trainer))[-1], Progress)
 
 
 def test_data_that_does_not_fit_the_configuration_is_refused(digits):
@@ -437,7 +439,7 @@ def test_a_small_cnn_learns_real_digits_better_than_an_mlp(mnist):
     trainer = Trainer(config, mnist)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     assert parameters == 8 * 25 + 16 * 8 * 25 + 100 * 256 + 2 * (8 + 16 + 100) + 1_010
-    records = list(trainer.records())
+    records = list(proceed(trainer))
     seen = {r.layer: r.grid.shape for r in records if isinstance(r, Percentiles)}
     assert seen == {"conv1": (8, 15), "conv2": (16, 15), "hidden1": (100, 15)}
     assert [r for r in records if isinstance(r, Metrics) and r.split == "test"][-1].accuracy > 0.96
@@ -450,4 +452,4 @@ def test_a_checkpoint_of_the_first_version_goes_on(digits):
     del state["base_rate"], state["dropout"]
     continued = Trainer(small(), digits)
     continued.restore(state)
-    assert numbers(continued.records()) == numbers(part.records())
+    assert numbers(proceed(continued)) == numbers(proceed(part))

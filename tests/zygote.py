@@ -38,7 +38,7 @@ class Zygote:
 
         Keywords: `crash_at`, `full_at` and `read_only_at`, the number of the file operation before
         which it kills itself, or from which on the disk is full or read-only; `denied`, the name of
-        a folder that it may not write to; any constant of bnviz.worker or bnviz.trace.
+        a folder that it may not write to; any constant of bnviz's recorder, reporter or trace.
         """
         return self._ask({"directory": str(directory), **order})
 
@@ -143,7 +143,7 @@ class Faults:
 
 
 def _work(order, digits):
-    from bnviz import trace, training, worker
+    from bnviz import recorder, reporter, trace, training, worker
     from bnviz.store import Run
 
     run = Run(pathlib.Path(order.pop("directory")))
@@ -155,11 +155,11 @@ def _work(order, digits):
     faults = Faults(**{kind: order.pop(kind) for kind in kinds if kind in order})
     faults.install()
     for name, value in order.items():
-        module = next(m for m in (trace, training, worker) if hasattr(m, name))
+        module = next(m for m in (recorder, reporter, trace, training) if hasattr(m, name))
         setattr(module, name, value)
-    carrying_out = worker.Worker(run, digits, own_process=True)
-    signal.signal(signal.SIGTERM, carrying_out.interrupt)
-    carrying_out.carry_out()
+    reporting = reporter.Reporter(run)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(reporting, "interrupted", True))
+    worker.carry_out([reporting], digits, own_process=True)
     print(f"{faults.count} file operations", flush=True)
 
 
@@ -167,7 +167,7 @@ def main():
     import torch
 
     torch.set_num_threads(1)
-    from bnviz import checkpoint, data, inference, training, worker  # noqa: F401  before the fork
+    from bnviz import data, recorder, training, worker  # noqa: F401  before the fork
 
     mnist = data.load_mnist()
     digits = data.ImageData(

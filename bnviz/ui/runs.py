@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from bnviz import captions, jobs, queue, sources, store
+from bnviz import captions, jobs, queue, store
 from bnviz.config import ConfigError, RunConfig, allowed, parse_setting
 from bnviz.processes import has_process, is_worker, silent_for_s, true_status
 from bnviz.status import ACTIVE, RESUMABLE, UNFINISHED, State, Status
@@ -238,14 +238,11 @@ def readable(run_id: str) -> Run | None:
 def start(configs: Mapping[str, RunConfig], group: str = "") -> list[str]:
     """Submit runs by their names; returns the ids of those that were. A problem is said at the top
     of the page that is drawn next."""
-    started: list[str] = []
     try:
-        sources.check(configs.values())  # all of them, before the first starts
-        for name, config in configs.items():
-            started.append(jobs.submit(config, store.default_root(), name, group))
+        return jobs.submit_all(list(configs.items()), store.default_root(), group)
     except (ConfigError, StoreError) as error:
         st.session_state["problem"] = str(error)
-    return started
+        return []
 
 
 def _learning_rate(run: Run) -> None:
