@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -344,9 +345,8 @@ def dashboard(root: Root = None) -> None:
     os.environ["BNVIZ_ROOT"] = str(folder.absolute())
     os.chdir(home)  # where .streamlit/config.toml is
     # In this process, which has imported what the pages use: the first visit need not wait for it.
-    from streamlit.web import cli
-
-    cli.main(["run", str(home / "app.py")], prog_name="streamlit")
+    sys.argv = ["streamlit", "run", str(home / "app.py")]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
