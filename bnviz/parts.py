@@ -49,7 +49,7 @@ DAMAGED = (OSError, ValueError, KeyError, pa.ArrowException)
 """What reading a damaged part may raise."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Part:
     """A Parquet file that holds what was written in the flushes `first` to `last`."""
 
@@ -63,19 +63,27 @@ class Part:
 
 def list_parts(folder: Path) -> list[Part]:
     """All parts in order of writing, covered ones included. A folder that is not there has none."""
-    pattern = re.compile(r"part-(\d{6,})-(\d{6,})\.parquet")
+    return sorted(_parts(folder), key=lambda part: (part.first, part.last))
+
+
+def _parts(folder: Path) -> list[Part]:
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    matches = [match for name in names if (match := pattern.fullmatch(name))]
-    return sorted(Part(int(m[1]), int(m[2]), folder / m[0]) for m in matches)
+    return [part for name in names if (part := _part(folder, name))]
+
+
+@functools.lru_cache(maxsize=50_000)  # a page lists the same names each second
+def _part(folder: Path, name: str) -> Part | None:
+    match = re.fullmatch(r"part-(\d{6,})-(\d{6,})\.parquet", name)
+    return Part(int(match[1]), int(match[2]), folder / name) if match else None
 
 
 def live_parts(folder: Path) -> list[Part]:
     """The parts that together hold every row once."""
     live: list[Part] = []
-    for part in sorted(list_parts(folder), key=lambda part: (part.first, -part.last)):
+    for part in sorted(_parts(folder), key=lambda part: (part.first, -part.last)):
         if not live or part.last > live[-1].last:  # else that one, which begins before, covers it
             live.append(part)
     return live
