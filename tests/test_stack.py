@@ -1,5 +1,7 @@
 """Many runs as one program against each by itself."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -181,3 +183,27 @@ def test_a_state_holds_no_more_than_its_run(digits):
     for value in [*state["model"].values(), state["losses"], *momenta]:
         if isinstance(value, torch.Tensor):
             assert value.untyped_storage().nbytes() <= max(8, value.nbytes)
+
+
+def test_one_with_numbers_that_are_not_finite_keeps_no_other_from_a_graph(digits):
+    trainers = [Trainer(config, digits) for config in configs()]
+    with torch.no_grad():
+        trainers[1].model.output.bias[0] = torch.nan
+    records = by_run(trainers, capture=repeated)
+    assert isinstance(records[1][-1], Diverged)
+    assert [trainer.note for trainer in trainers] == [""] * 3
+    assert [trainer.step for trainer in trainers][::2] == [20, 20]
+
+
+def test_what_a_run_held_is_free_when_it_has_left(digits, monkeypatch):
+    monkeypatch.setattr(training, "PROGRESS_INTERVAL_S", 0)
+    trainers = [Trainer(config, digits) for config in configs()]
+    left = weakref.ref(trainers[0])
+    together = Training(trainers)
+    del trainers
+    for number, record in together.records():
+        if number == 0 and record.step == 3:
+            together.leave(0)
+        if record.step == 10:
+            break
+    assert left() is None
