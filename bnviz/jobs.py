@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,12 @@ def submit_all(configs: Sequence[tuple[str, RunConfig]], root: Path, group: str 
                 made.append(create(config, root, name, group))
             queue.advance_locked(root)
         except Exception as error:
-            none = not isinstance(error, queue.CannotStart) or _ids(made) <= error.run_ids
-            if none:
+            ids = {paths.directory.name for paths in made}
+            if not isinstance(error, queue.CannotStart) or ids <= error.run_ids:
                 for paths in made:
                     shutil.rmtree(paths.directory, ignore_errors=True)
                 raise
     return [paths.directory.name for paths in made]
-
-
-def _ids(made: Iterable[RunPaths]) -> set[str]:
-    return {paths.directory.name for paths in made}
 
 
 def create(config: RunConfig, root: Path, name: str, group: str = "") -> RunPaths:

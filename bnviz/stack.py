@@ -7,7 +7,7 @@ them take as many operations as one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,18 @@ from torch import nn
 from bnviz.models import Layer, Network
 from bnviz.probe import PreActivations
 from bnviz.steps import BACKWARD, aten, make_update, share_count
+
+LEARNING = "learning"
+"""BN by the statistics of the batch, which go into the running ones. The other modes are those of
+`bnviz.probe.observe`."""
+
+
+class _Passed(NamedTuple):
+    """What a layer has made of a batch."""
+
+    name: str
+    x: torch.Tensor  # pre-activations, (R, units, m)
+    y: torch.Tensor
 
 
 class Stack:
@@ -59,23 +71,16 @@ class Stack:
             the mean losses before the update, (R,).
         """
         self._batches_tracked += 1
-        passed: list[tuple[torch.Tensor, torch.Tensor]] = []
-        h = _columns(images, labels.dim())
-        for name, linear, normalization, nonlinearity in self._layers:
-            x = linear.forward(h)
-            if normalization is not None:
-                x = normalization.forward(x)
-            h = nonlinearity(x)
-            if seen is not None:
-                seen[name] = _by_example(x)
-            passed.append((x, h))
-        log_p = torch.log_softmax(self._output.forward(h), 1)  # (R, classes, m)
+        passed = self._forward(_columns(images, labels.dim()), LEARNING)
+        if seen is not None:
+            seen.update(_pre_activations(passed))
+        log_p = torch.log_softmax(self._output.forward(passed[-1].y), 1)  # (R, classes, m)
         own = labels.expand(len(log_p), -1)[:, None]  # (R, 1, m)
         losses = -log_p.gather(1, own).mean((1, 2))
 
         d = log_p.exp().sub_(torch.zeros_like(log_p).scatter_(1, own, 1.0)).div_(own.shape[2])
         d = self._output.backward(d)
-        for (_, linear, normalization, nonlinearity), (x, y) in zip(
+        for (_, linear, normalization, nonlinearity), (_, x, y) in zip(
             reversed(self._layers), reversed(passed), strict=True
         ):
             d = BACKWARD[type(nonlinearity)](nonlinearity, d, x, y)
@@ -88,34 +93,34 @@ class Stack:
 
     def observe(self, images: torch.Tensor, bn_mode: str) -> PreActivations:
         """Pre-activations of images, as `bnviz.probe.observe` and in the form of `update`."""
-        seen: PreActivations = {}
-        self._pass(images, bn_mode, seen)
-        return seen
+        return _pre_activations(self._forward(_columns(images, images.dim() - 3), bn_mode))
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (R, n, classes) of (n, channels, height, width) images, BN with running
         statistics."""
-        return self._output.forward(self._pass(images, "running", {})).transpose(1, 2)
+        passed = self._forward(_columns(images, 1), "running")
+        return self._output.forward(passed[-1].y).transpose(1, 2)
 
-    def _pass(self, images: torch.Tensor, bn_mode: str, seen: PreActivations) -> torch.Tensor:
-        h = _columns(images, images.dim() - 3)
+    def _forward(self, h: torch.Tensor, bn_mode: str) -> list[_Passed]:
+        # Of each layer; h: as `_columns` returns it.
+        passed = []
         for name, linear, normalization, nonlinearity in self._layers:
             x = linear.forward(h)
             if normalization is not None:
-                x = normalization.observed(x, bn_mode)
-            seen[name] = _by_example(x)
+                x = normalization.forward(x, bn_mode)
             h = nonlinearity(x)
-        return h
+            passed.append(_Passed(name, x, h))
+        return passed
+
+
+def _pre_activations(passed: Sequence[_Passed]) -> PreActivations:
+    """(m, R · units) by layer."""
+    return {layer.name: layer.x.flatten(0, 1).t() for layer in passed}
 
 
 def _columns(images: torch.Tensor, leading: int) -> torch.Tensor:
     """(inputs, m) where all networks have the same images, (R, inputs, m) where each its own."""
     return images.flatten(leading).transpose(-1, -2)
-
-
-def _by_example(x: torch.Tensor) -> torch.Tensor:
-    """(R, units, m) as (m, R · units)."""
-    return x.flatten(0, 1).t()
 
 
 class _Linear:
@@ -170,22 +175,16 @@ class _BatchNorm:
         self._running = means.flatten(), variances.flatten()
         self._momentum, self._epsilon = modules[0].momentum, modules[0].eps
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, bn_mode: str) -> torch.Tensor:
         # (R, units, m), as all here
-        self._z = z.reshape(1, -1, z.shape[2])
-        x, *self._statistics = self._normalized(self._z, self._running, True)
-        return x.view_as(z)
-
-    def observed(self, z: torch.Tensor, bn_mode: str) -> torch.Tensor:
-        """As `bnviz.probe.observe` has it."""
-        by_batch = bn_mode == "batch"
-        running = (None, None) if by_batch else self._running
-        return self._normalized(z.reshape(1, -1, z.shape[2]), running, by_batch)[0].view_as(z)
-
-    def _normalized(self, z: torch.Tensor, running: Any, by_batch: bool) -> Any:
-        return aten.native_batch_norm.default(
-            z, *self._values, *running, by_batch, self._momentum, self._epsilon
+        channels = z.reshape(1, -1, z.shape[2])
+        running = (None, None) if bn_mode == "batch" else self._running
+        x, *statistics = aten.native_batch_norm.default(
+            channels, *self._values, *running, bn_mode != "running", self._momentum, self._epsilon
         )
+        if bn_mode == LEARNING:
+            self._z, self._statistics = channels, statistics
+        return x.view_as(z)
 
     def backward(self, d: torch.Tensor) -> torch.Tensor:
         wanted = [True, self._learned, self._learned]

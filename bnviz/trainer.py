@@ -14,7 +14,7 @@ from bnviz.agenda import Agenda
 from bnviz.config import RunConfig
 from bnviz.data import ImageData, Minibatches, check_fit, load
 from bnviz.models.layers import Dropout
-from bnviz.probe import PreActivations, observe
+from bnviz.probe import PreActivations
 from bnviz.records import Diverged, Metrics, Percentiles, Record
 from bnviz.steps import make_optimizer, make_step
 
@@ -195,14 +195,6 @@ class Trainer:
         """Whether all are finite numbers; waits for the device once."""
         largest = torch._foreach_norm([p.detach() for p in self.model.parameters()], torch.inf)
         return bool(torch.stack(largest).isfinite().all())
-
-    def observe(self) -> PreActivations:
-        """Pre-activations of every hidden layer for the probe, now. Changes nothing of the run."""
-        trace = self.config.trace
-        images = self.probe_images
-        if trace.probe == "minibatch":
-            images = self.data.train_images[self.batches[self.step]]
-        return observe(self.model, self.model.nonlinearities(), images, trace.bn_mode)
 
     def to_check(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of the next minibatch, on which the paper's identities are checked."""

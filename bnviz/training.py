@@ -14,11 +14,10 @@ from bnviz.data import ImageData
 from bnviz.evaluation import EVALUATION_CHUNK, predict, score
 from bnviz.identities import Check
 from bnviz.observations import Observations
-from bnviz.probe import PreActivations
+from bnviz.probe import PreActivations, observe
 from bnviz.records import Diverged, Percentiles, Progress, Record
 from bnviz.settings import OVER_BATCH
 from bnviz.stack import Stack
-from bnviz.steps import make_step
 from bnviz.trainer import Trainer
 
 PROGRESS_INTERVAL_S = 0.1
@@ -60,6 +59,7 @@ class Training:
         self._trainers = dict(enumerate(trainers))
         """By number, those that have not ended."""
         first = trainers[0]
+        self._stacked = len(trainers) > 1
         self._capture = capture or (capture_cuda if first.device.type == "cuda" else None)
         self._config, self._data, self._agenda = first.config, first.data, first.agenda
         self._trains_on_what_is_observed = _trains_on_what_is_observed(first.config)
@@ -82,7 +82,7 @@ class Training:
         for trainer in active.values():
             trainer.begin()
         observations = Observations()
-        program: _Program | None = _Program(list(active.values()), self._capture)
+        program = self._program(active)
         constant_rates = all(trainer.constant_rate for trainer in active.values())
         last_sign = time.perf_counter()
         while True:
@@ -90,7 +90,6 @@ class Training:
                 for trainer in active.values():
                     trainer.set_rate()
             ending = step == agenda.steps
-            assert program
             seen: PreActivations | None = None
             if step in agenda.due:
                 for trainer in active.values():
@@ -115,9 +114,9 @@ class Training:
                 if len(remaining := self._still(active)) < len(active):
                     if not remaining:
                         return
-                    program = None  # before there is another: a stack takes memory
+                    del program  # before there is another: a stack takes memory
                     active = remaining
-                    program = _Program(list(active.values()), self._capture)
+                    program = self._program(active)
                 last_sign = time.perf_counter()
             for trainer in active.values():
                 if step in trainer.planned_rates:
@@ -126,6 +125,9 @@ class Training:
             if seen is not None:
                 observations.add(step, seen)
             step += 1
+
+    def _program(self, active: dict[int, Trainer]) -> _Program:
+        return _Program(list(active.values()), self._stacked, self._capture)
 
     def _still(self, active: dict[int, Trainer]) -> dict[int, Trainer]:
         """Those of them that have not left."""
@@ -177,27 +179,27 @@ class Training:
 
 
 class _Program:
-    """What is computed for some runs at the same step: of one by itself, of several at once."""
+    """What is computed for some runs at the same step.
 
-    def __init__(self, trainers: Sequence[Trainer], capture: Capture | None) -> None:
+    Args:
+        stacked: at once, also where one is left of them; else the only run by itself.
+    """
+
+    def __init__(self, trainers: Sequence[Trainer], stacked: bool, capture: Capture | None) -> None:
         self._trainers = trainers
-        first = trainers[0]
-        self._first = first
+        self._first = first = trainers[0]
         self._orders = [trainer.batches for trainer in trainers]
         if len({order.seed for order in self._orders}) == 1:
             self._orders = self._orders[:1]
         self._stack: Stack | None = None
-        self._update: Update
-        if len(trainers) > 1:
+        self._update: Update = first.update
+        self._losses = first.losses  # (steps,)
+        if stacked:
             self._stack = Stack([t.model for t in trainers], [t.optimizer for t in trainers])
+            self._update = _stacked(self._stack, first.data)
             self._losses = torch.stack([trainer.losses for trainer in trainers], 1)  # (steps, R)
             for trainer, losses in zip(trainers, self._losses.unbind(1), strict=True):
                 trainer.losses = losses
-        else:
-            # A stack that it was in may have moved its parameters.
-            first.train_step = make_step(first.model, first.optimizer, first.config.model)
-            self._losses = first.losses  # (steps,)
-        self._update = first.update if self._stack is None else _stacked(self._stack, first.data)
         if capture is not None:
             self._update = self._captured(capture)
 
@@ -216,13 +218,13 @@ class _Program:
 
     def observe(self) -> PreActivations:
         """Of the probe of each run, (N, R · units, …)."""
-        if self._stack is None:
-            return self._first.observe()
-        trace = self._first.config.trace
-        images = self._first.probe_images
+        first, trace = self._first, self._first.config.trace
+        images = first.probe_images
         if trace.probe == "minibatch":
-            images = self._first.data.train_images[self._batch(self._first.step)]
-        return self._stack.observe(images, trace.bn_mode)
+            images = first.data.train_images[self._batch(first.step)]
+        if self._stack:
+            return self._stack.observe(images, trace.bn_mode)
+        return observe(first.model, first.model.nonlinearities(), images, trace.bn_mode)
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (R, n, classes) of (n, channels, height, width) images."""
