@@ -46,7 +46,15 @@ MAX_ROWS, MAX_TEXT_BYTES = 50_000_000, 100
 """Rows of a run's table, and the length of a text in it: a small Parquet file can unfold to more
 than any memory."""
 
-KEPT = ("config.json", "status.json", "about.json", "inference.json", "log.txt", "checkpoint.pt")
+KEPT = (
+    "config.json",
+    "status.json",
+    "about.json",
+    "inference.json",
+    "predictions.parquet",
+    "log.txt",
+    "checkpoint.pt",
+)
 FIGURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+")
 MEMBER = re.compile(
     rf"bundle\.json|README\.txt|figures/{FIGURE.pattern}|(?P<run_id>{RUN_ID.pattern})/"
@@ -87,9 +95,10 @@ are the same; learning rates changed while it trained (events/) must be changed 
 A run's folder holds its configuration (config.json), state and results (status.json), name and note
 (about.json), losses and accuracies (metrics/), distributions of the pre-activations (percentiles/),
 changes while it trained (events/), the paper's identities (checks/), how good it is at inference
-(inference.json), the state it can go on from (checkpoint.pt) and its output (log.txt). bundle.json
-also names damaged files, which were left out; figures/ holds figures of the runs, where there are
-some, which open in any browser.
+(inference.json), class probabilities of the test examples where they were stored
+(predictions.parquet), the state it can go on from (checkpoint.pt) and its output (log.txt).
+bundle.json also names damaged files, which were left out; figures/ holds figures of the runs, where
+there are some, which open in any browser.
 """
 
 
@@ -177,6 +186,11 @@ def _pack_run(archive: ZipFile, run: Run) -> dict[str, Any]:
             _put(archive, f"{folder}/inference.json", measured.model_dump_json(indent=2))
     except StoreError:
         damaged.append("inference.json")
+    try:
+        if run.predictions():
+            _copy(archive, f"{folder}/predictions.parquet", paths.predictions)
+    except StoreError:
+        damaged.append("predictions.parquet")
     with contextlib.suppress(FileNotFoundError):
         _copy(archive, f"{folder}/log.txt", paths.log)
     require(paths.config.is_file(), f"{folder} was deleted meanwhile; export the others")

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from bnviz.inception import LEAST_SIDE, LEAST_SIDE_OF_TWIN
 from bnviz.settings import (
     DATASETS,
     NORMALIZATIONS,
@@ -95,6 +96,12 @@ class RunConfig(Part):
         }
 
     @property
+    def traced_layers(self) -> dict[str, int]:
+        """The layers that are recorded, from the input on, with their number of units."""
+        layers, chosen = self.model.layers, self.trace.layers
+        return {n: units for n, units in layers.items() if not chosen or n in chosen}
+
+    @property
     def train_examples(self) -> int | None:
         """How many examples an epoch has; None where a folder of images has to be read for that."""
         known = DATASETS.get(self.data.dataset)
@@ -140,6 +147,11 @@ def _data_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"data.input = 'colour': {data.dataset} has no colours; choose binary or grey"
         )
+    if data.is_augmented and data.input == "binary":
+        problems.append(
+            "data.input = 'binary': crops and distortions make grey levels of it; choose grey or "
+            "colour, or data.crop_area = 1, data.distortion = 0 and data.flip = false"
+        )
     return problems
 
 
@@ -178,20 +190,35 @@ def _model_problems(config: RunConfig) -> list[str]:
                 "alone, and has no variance; choose more units, or fewer model.groups"
             )
             break
-    if model.bn_per == "activation" and model.normalization not in ("none", "batch"):
+    if model.bn_per != "feature_map" and model.normalization not in ("none", "batch"):
         problems.append(
-            f"model.bn_per = 'activation': {model.normalization} normalization has no such form; "
-            "choose feature_map, or model.normalization = batch"
+            f"model.bn_per = {model.bn_per!r}: {model.normalization} normalization has no such "
+            "form; choose feature_map, or model.normalization = batch"
+        )
+    if model.bn_per == "last_activations" and not model.is_inception:
+        problems.append(
+            f"model.bn_per = 'last_activations': the {model.kind} has no last module; choose "
+            "feature_map or activation, or model.kind = small_inception"
+        )
+    if unknown := [name for name in config.trace.layers if name not in model.layers]:
+        problems.append(
+            f"trace.layers = {list(config.trace.layers)!r}: there is no layer "
+            f"{', '.join(unknown)}; choose among {', '.join(model.layers)}"
         )
     known = DATASETS.get(config.data.dataset)
-    if problem := kernel_problem(model, known.side if known else config.data.image_size):
+    if problem := size_problem(model, known.side if known else config.data.image_size):
         problems.append(problem)
     return problems
 
 
-def kernel_problem(model: ModelConfig, side: int) -> str:
-    """Why the convolutions of a network cannot see images of this height and width; "" if they
-    can."""
+def size_problem(model: ModelConfig, side: int) -> str:
+    """Why a network cannot see images of this height and width; "" if it can."""
+    least = {"inception": LEAST_SIDE, "small_inception": LEAST_SIDE_OF_TWIN}.get(model.kind, 0)
+    if side < least:
+        return (
+            f"model.kind = {model.kind!r}: the images are {side}×{side}, and its poolings need "
+            f"{least}×{least} at least; choose larger images (data.image_size), or another network"
+        )
     for number in range(1, len(model.channels) + 1) if model.kind == "cnn" else ():
         after = (side - model.kernel + 1) // 2  # the convolution, then the pooling
         if after < 1:
@@ -280,8 +307,11 @@ def allowed(path: str) -> str:
     if info.annotation in (int, float):
         kind = "a whole number" if info.annotation is int else "a number"
         return f"{kind} {_range(bounds)}"
-    item = _bounds(get_args(get_args(info.annotation)[0])[1].metadata)
-    fewest, most = bounds["min_length"], bounds["max_length"]
+    fewest, most = bounds.get("min_length", 0), bounds["max_length"]
+    kind, field = get_args(get_args(info.annotation)[0])
+    if kind is str:
+        return f"a list of {fewest} to {most} names"
+    item = _bounds(field.metadata)
     return f"a list of {fewest} to {most} whole numbers {_range(item)}"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bnviz.config import RunConfig, kernel_problem
+from bnviz.config import RunConfig, size_problem
 from bnviz.images import DataError as DataError  # part of what this module offers
 from bnviz.images import read
 from bnviz.settings import OVER_BATCH, DataConfig
@@ -189,5 +189,5 @@ def check_fit(config: RunConfig, data: ImageData) -> None:
             "there is one test image; statistics of a batch need two at least, so add some, or "
             "choose model.normalization = none"
         )
-    if problem := kernel_problem(config.model, min(data.train_images.shape[2:])):
+    if problem := size_problem(config.model, min(data.train_images.shape[2:])):
         raise DataError(problem)

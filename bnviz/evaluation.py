@@ -10,6 +10,10 @@ EVALUATION_CHUNK = 250
 """Test examples a forward pass: activations of this many stay in a CPU's cache."""
 
 
+class Stopped(RuntimeError):
+    """The measurement was to stop before its end."""
+
+
 def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Mean loss and accuracy over images (N, channels, height, width), BN with running
     statistics."""

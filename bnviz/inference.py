@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnviz.accuracies import Accuracies, Inference
-from bnviz.evaluation import EVALUATION_CHUNK, score
+from bnviz.evaluation import EVALUATION_CHUNK, Stopped, score
 from bnviz.models import Network
 from bnviz.models.normalization import BatchRenorm, PerActivation, Whitening
 from bnviz.probe import observing
@@ -34,10 +34,6 @@ Normalization = _BatchNorm | Whitening
 
 class FoldError(ValueError):
     """A normalization that no linear map can absorb; the message says why."""
-
-
-class Stopped(RuntimeError):
-    """The measurement was to stop before its end."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,22 @@ is shared by many steps, little enough to stay in a cache."""
 
 
 class Observations:
-    """Gathers the pre-activations of steps, and makes records of them."""
+    """Gathers the pre-activations of steps, and makes records of them.
 
-    def __init__(self) -> None:
+    Args:
+        layers: of which they are wanted.
+    """
+
+    def __init__(self, layers: Container[str]) -> None:
+        self._layers = layers
         self._waiting: list[tuple[int, PreActivations]] = []
         self._bytes = 0
 
     def add(self, step: int, pre_activations: PreActivations) -> None:
         """Keep what was seen at a step, the same layers and shapes at each."""
-        self._waiting.append((step, pre_activations))
-        self._bytes += sum(values.nbytes for values in pre_activations.values())
+        wanted = {n: values for n, values in pre_activations.items() if n in self._layers}
+        self._waiting.append((step, wanted))
+        self._bytes += sum(values.nbytes for values in wanted.values())
 
     @property
     def full(self) -> bool:

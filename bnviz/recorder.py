@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from bnviz import checkpoint, jobs
+from bnviz import checkpoint, crops, jobs, predictions
 from bnviz.config import ConfigError
+from bnviz.evaluation import Stopped
 from bnviz.files import write_aside
-from bnviz.inference import Stopped, accuracies
+from bnviz.inference import accuracies
 from bnviz.records import Diverged, Metrics, Percentiles, Progress, Record
 from bnviz.reporter import RESERVE_BYTES, Reporter
 from bnviz.settings import OVER_BATCH
@@ -153,27 +154,33 @@ class Recorder:
         self._writer.flush()
         if end is not State.DIVERGED:
             self._save()
-        if end is State.COMPLETED and self.reporter.run.config.model.normalization in OVER_BATCH:
-            end = self._infer(alive)
+        if end is State.COMPLETED:
+            end = self._measure(alive)
         if end is State.PAUSED and self.reporter.asked_to_stop is State.CANCELLED:
             end = State.CANCELLED  # asked meanwhile
         if end in (State.COMPLETED, State.DIVERGED):
             self._writer.merge(alive)
         self.reporter.finish(end)
 
-    def _infer(self, alive: Callable[[], object]) -> State:
-        """Measure what `inference.json` tells; returns the state in which the run ends. A run that
-        is stopped or killed here goes on from its last step, and measures anew."""
+    def _measure(self, alive: Callable[[], object]) -> State:
+        """Measure what `inference.json` and `predictions.parquet` tell; returns the state in which
+        the run ends. A run that is stopped or killed here goes on from its last step, and measures
+        anew."""
 
         def stop() -> bool:
             alive()
             return self.reporter.asked_to_stop is not None
 
+        config, paths = self.reporter.run.config, self._paths
         try:
-            measured = accuracies(self.trainer, stop)
+            if config.model.normalization in OVER_BATCH:
+                measured = accuracies(self.trainer, stop).model_dump_json(indent=2) + "\n"
+                write_aside(paths.inference, measured, durable=True)
+            if config.trace.predictions:
+                found = crops.probabilities(self.trainer, config.data.flip, stop)
+                predictions.write(paths.predictions, found)
         except Stopped:
             return self.reporter.asked_to_stop or State.PAUSED
-        write_aside(self._paths.inference, measured.model_dump_json(indent=2) + "\n", durable=True)
         return State.COMPLETED
 
     def _save(self) -> None:

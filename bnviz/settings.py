@@ -10,6 +10,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bnviz import inception
+
 
 class Facts(NamedTuple):
     """What a data set holds."""
@@ -82,6 +84,26 @@ class DataConfig(Part):
         1_000, ge=2, le=1_000_000, description="examples in a shard, for shuffling by shards"
     )
 
+    crop_area: float = Field(
+        1.0,
+        ge=0.05,
+        le=1,
+        description="training images are random crops of at least this share of the area, with an "
+        "aspect ratio of 3/4 to 4/3, brought back to size (GoogLeNet: 0.08); 1: whole images",
+    )
+    flip: bool = Field(False, description="mirror each training image with probability 1/2")
+    distortion: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="brightness, contrast and saturation of training images vary by up to this "
+        "share (Section 4.2.1: less with BN; no value is stated)",
+    )
+
+    @property
+    def is_augmented(self) -> bool:
+        return self.crop_area < 1 or self.flip or self.distortion > 0
+
     @property
     def pixels(self) -> int:
         """Numbers that an image consists of."""
@@ -91,10 +113,27 @@ class DataConfig(Part):
 
 
 class ModelConfig(Part):
-    kind: Literal["mlp", "cnn"] = Field(
+    kind: Literal["mlp", "cnn", "inception", "small_inception"] = Field(
         "mlp",
         description="mlp: multilayer perceptron (Section 4.1); cnn: convolutions before the "
-        "hidden layers (Section 3.2)",
+        "hidden layers (Section 3.2); inception: the network for ImageNet (Figure 5); "
+        "small_inception: its twin for images of 28 or 32 pixels, with five of its ten modules "
+        "and an eighth of its feature maps",
+    )
+    inception_channels: Literal["summed", "printed"] = Field(
+        "summed",
+        description="channels of modules 4c and 4d of the inception, where Figure 5 contradicts "
+        "itself: 576 as the printed sums, or 608 as the sums of the printed rows",
+    )
+    stem: Literal["separable", "plain"] = Field(
+        "separable",
+        description="first convolution of an inception: separable, 8 depthwise feature maps for "
+        "each colour (appendix), or plain",
+    )
+    response_normalization: bool = Field(
+        False,
+        description="local response normalization in the stem of an inception, as it has without "
+        "BN (Section 4.2.1)",
     )
     channels: tuple[Annotated[int, Field(ge=1, le=512)], ...] = Field(
         (16, 32),
@@ -140,6 +179,13 @@ class ModelConfig(Part):
         description='std of the Gaussian initial weights ("small" in Section 4.1; our choice); '
         "the other initializations have their own",
     )
+    conv_scale: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="initial weights of the convolutions of an inception are multiplied by this "
+        '("increased" in Section 4.2.3; our choice)',
+    )
     bn_placement: Literal["before", "after"] = Field(
         "before",
         description="normalization immediately before the nonlinearity (Section 3.2), or after it",
@@ -147,10 +193,11 @@ class ModelConfig(Part):
     bn_affine: Literal["learned", "fixed"] = Field(
         "learned", description="γ and β learned (Algorithm 1), or fixed at 1 and 0"
     )
-    bn_per: Literal["feature_map", "activation"] = Field(
+    bn_per: Literal["feature_map", "activation", "last_activations"] = Field(
         "feature_map",
         description="one mean, variance, γ and β for a feature map of a convolution (Section "
-        "3.2), or for each activation in it (Section 4.2.3)",
+        "3.2), or for each activation in it: in all layers, or in the last module of an inception "
+        "(Section 4.2.3)",
     )
     bn_epsilon: float = Field(
         1e-5, gt=0, le=1, description="added to the variance (Algorithm 1; our choice)"
@@ -166,14 +213,20 @@ class ModelConfig(Part):
         0.0,
         ge=0,
         lt=1,
-        description="share of the activations of fully connected hidden layers that is dropped "
-        "(Section 3.4)",
+        description="share of the activations of fully connected hidden layers, of an inception "
+        "those before its classifier, that is dropped (Section 3.4)",
     )
+
+    @property
+    def is_inception(self) -> bool:
+        return self.kind in ("inception", "small_inception")
 
     @property
     def layers(self) -> dict[str, int]:
         """Layers with a nonlinearity by name, from the input on, with their number of units; of a
         convolution, a unit is a feature map."""
+        if self.is_inception:
+            return inception.plan(self.kind, self.inception_channels).layers()
         maps = self.channels if self.kind == "cnn" else ()
         return {
             **{f"conv{i}": units for i, units in enumerate(maps, start=1)},
@@ -263,4 +316,15 @@ class TraceConfig(Part):
     )
     bn_mode: Literal["batch", "running"] = Field(
         "batch", description="statistics that BN uses when probed; batch is the training network"
+    )
+    layers: tuple[Annotated[str, Field(max_length=40)], ...] = Field(
+        (),
+        strict=False,
+        max_length=100,
+        description="layers that are recorded, by name; none named: all of them",
+    )
+    predictions: bool = Field(
+        False,
+        description="store the class probabilities of all test examples at the end, of one crop "
+        "and of many, as an ensemble needs them (Section 4.2.3)",
     )

@@ -19,10 +19,12 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
 
+from bnviz import predictions
 from bnviz.accuracies import Inference
 from bnviz.config import ConfigError, RunConfig
 from bnviz.files import write_aside
 from bnviz.parts import DAMAGED, Part, in_order, live_parts, read_part
+from bnviz.predictions import Predictions, PredictionsError
 from bnviz.schema import GRID_COLUMNS, PERCENTILES, SCHEMA_VERSION, TABLES
 from bnviz.status import Status
 
@@ -58,6 +60,7 @@ class RunPaths:
     log = _Name("log.txt")
     checkpoint = _Name("checkpoint.pt")
     inference = _Name("inference.json")
+    predictions = _Name("predictions.parquet")
     reserve = _Name(".reserve")
 
     def __init__(self, directory: Path) -> None:
@@ -183,10 +186,25 @@ class Run:
                 f"{self.paths.inference} is damaged; start the run again for another"
             ) from error
 
+    def predictions(self) -> Predictions | None:
+        """Class probabilities of the test examples; None where they are not stored (yet).
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        try:
+            return predictions.read(self.paths.predictions)
+        except FileNotFoundError:
+            return None
+        except PredictionsError as error:
+            raise StoreError(
+                f"{self.paths.predictions} is damaged; start the run again for another"
+            ) from error
+
     @property
     def layers(self) -> dict[str, int]:
-        """Hidden layers by name, from the input on, with their number of units."""
-        return self.config.model.layers
+        """The recorded layers by name, from the input on, with their number of units."""
+        return self.config.traced_layers
 
     def metrics(self, split: str | None = None) -> pd.DataFrame:
         """The metrics table, sorted by step; of one split ("train" or "test") where it is given."""

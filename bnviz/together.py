@@ -31,7 +31,7 @@ def key(config: RunConfig) -> str | None:
     They have the same network, data, steps and records. Their seeds, initial weights and all
     numbers of the optimizer are their own.
     """
-    if not written_out(config.model):
+    if not written_out(config.model) or config.data.is_augmented:
         return None
     own = {
         "optimizer": set(type(config.optimizer).model_fields) - {"kind"},

@@ -11,6 +11,7 @@ import torch
 
 from bnviz import identities, models, schedules
 from bnviz.agenda import Agenda
+from bnviz.augmentation import augmented
 from bnviz.config import RunConfig
 from bnviz.data import ImageData, Minibatches, check_fit, load
 from bnviz.models.layers import Dropout
@@ -47,6 +48,8 @@ class Trainer:
             config.model, (channels, height, width), self.data.classes, config.training.seed
         )
         self.model.to(self.device)
+        if config.model.is_inception:  # its many convolutions are faster so, on CPU and GPU
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.base_rate = config.optimizer.learning_rate
         """The learning rate without its schedule."""
@@ -54,6 +57,9 @@ class Trainer:
         """Of the next update."""
         self.note = ""
         """What the user may want to know of how it trains."""
+        nonlinearities = self.model.nonlinearities()
+        self.observed = {name: nonlinearities[name] for name in config.traced_layers}
+        """The nonlinearities of the recorded layers, by layer."""
         self.train_step = make_step(self.model, self.optimizer, config.model)
         self.constant_rate = schedules.is_constant(config.optimizer)
         self.set_rate()
@@ -159,10 +165,18 @@ class Trainer:
         """A train record is due at this step; it is made when records are taken."""
         self._due.append((self.step, self.learning_rate, self.seconds))
 
+    def examples(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """These examples, (m,), as the next update trains on them: images (m, channels, height,
+        width), and labels (m,)."""
+        images = self.data.train_images.index_select(0, batch)
+        config = self.config
+        if config.data.is_augmented:
+            images = augmented(images, config.data, config.training.seed, self.step)
+        return images, self.data.train_labels.index_select(0, batch)
+
     def update(self, batch: torch.Tensor, seen: PreActivations | None = None) -> torch.Tensor:
         """Train on these examples, (m,). See `bnviz.steps.Step`."""
-        images = self.data.train_images.index_select(0, batch)
-        return self.train_step(images, self.data.train_labels.index_select(0, batch), seen)
+        return self.train_step(*self.examples(batch), seen)
 
     def take(self, percentiles: Iterable[Percentiles]) -> Generator[Record, None, bool]:
         """Yields the train records that are due, and these percentiles. True where the loss is not
@@ -198,8 +212,7 @@ class Trainer:
 
     def to_check(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of the next minibatch, on which the paper's identities are checked."""
-        batch = self.batches[self.step][: identities.EXAMPLES]
-        return self.data.train_images[batch], self.data.train_labels[batch]
+        return self.examples(self.batches[self.step][: identities.EXAMPLES])
 
     def measured(self, split: str, loss: float, accuracy: float | None) -> Metrics:
         """A record of what was measured now."""

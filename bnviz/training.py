@@ -81,7 +81,7 @@ class Training:
         agenda = self._agenda
         for trainer in active.values():
             trainer.begin()
-        observations = Observations()
+        observations = Observations(self._config.traced_layers)
         program = self._program(active)
         constant_rates = all(trainer.constant_rate for trainer in active.values())
         last_sign = time.perf_counter()
@@ -221,10 +221,10 @@ class _Program:
         first, trace = self._first, self._first.config.trace
         images = first.probe_images
         if trace.probe == "minibatch":
-            images = first.data.train_images[self._batch(first.step)]
+            images, _ = first.examples(self._batch(first.step))
         if self._stack:
             return self._stack.observe(images, trace.bn_mode)
-        return observe(first.model, first.model.nonlinearities(), images, trace.bn_mode)
+        return observe(first.model, first.observed, images, trace.bn_mode)
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (R, n, classes) of (n, channels, height, width) images."""
@@ -299,6 +299,8 @@ def _no_graph(config: RunConfig) -> str | None:
         return "full whitening waits for the GPU in each step"
     if config.optimizer.kind == "adagrad":
         return "torch's AdaGrad counts its steps on the CPU"
+    if config.data.is_augmented:
+        return "random numbers of crops and distortions are drawn on the CPU"
     return None
 
 

@@ -213,6 +213,8 @@ def _check_run(directory: Path) -> None:
             About.model_validate_json(run.paths.about.read_bytes())
         reading = "inference.json"
         run.inference()
+        reading = "predictions.parquet"
+        run.predictions()
     except (StoreError, ValidationError) as error:
         why = _brief(error.__cause__ or error)  # a StoreError's sentence names the hidden folder
         raise BundleError(f"{run.run_id}/{reading} is not valid: {why}") from error

@@ -18,11 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnviz import bundle, jobs, store, unbundle
+from bnviz import bundle, jobs, predictions, store, unbundle
 from bnviz.about import change_about, read_about
 from bnviz.accuracies import Accuracies, Inference
 from bnviz.bundle import BundleError, pack
 from bnviz.config import RunConfig
+from bnviz.predictions import Predictions
 from bnviz.presets import find_preset
 from bnviz.processes import boot_id, true_status
 from bnviz.schema import EVENTS, METRICS, TABLES
@@ -54,6 +55,8 @@ SETTINGS = {
     "trace.probe": "minibatch",
 }
 
+PREDICTED = Predictions(10, 24, np.array([0, 1], np.int32), *np.full((2, 2, 2), 0.5, np.float32))
+
 
 def record(root, run_id, state=State.COMPLETED, steps=(0, 10), **changes):
     """A run with something in each of its files, of which no process knows."""
@@ -62,6 +65,7 @@ def record(root, run_id, state=State.COMPLETED, steps=(0, 10), **changes):
     paths.log.write_text("training\n")
     paths.checkpoint.write_bytes(b"weights " * 1000)
     paths.inference.write_text(MEASURED.model_dump_json())
+    predictions.write(paths.predictions, PREDICTED)
     status = {"state": state, "step": 10, "steps": 10, "submitted_at": 1.0, "updated_at": 2.0}
     store.write_status(paths, Status(**{**status, **changes}))
     kind = run_id.split("-")[2]
@@ -181,6 +185,7 @@ def test_runs_are_the_same_on_the_other_machine(pair, tmp_path, elsewhere):
         assert again.status == run.status
         assert read_about(again) == read_about(run)
         assert again.inference() == MEASURED
+        assert (again.predictions().single == PREDICTED.single).all()
         assert again.paths.log.read_bytes() == run.paths.log.read_bytes()
         assert again.paths.checkpoint.read_bytes() == run.paths.checkpoint.read_bytes()
         files = {path.name for path in again.paths.directory.iterdir()}
@@ -208,8 +213,8 @@ def test_files_get_the_users_default_permissions(content, elsewhere, tmp_path):
 
 def test_a_run_before_its_first_record_goes_along(tmp_path, elsewhere):
     run = record(tmp_path, FIRST, State.QUEUED, steps=())
-    for path in (run.paths.log, run.paths.checkpoint, run.paths.about, run.paths.inference):
-        path.unlink()
+    for name in set(bundle.KEPT) - {"config.json", "status.json"}:
+        (run.paths.directory / name).unlink()
     unpack(io.BytesIO(packed([run])), elsewhere)
     again = open_run(elsewhere / FIRST)
     assert (again.status.state, again.status.reason) == (State.PAUSED, "exported while waiting")
@@ -294,6 +299,7 @@ def test_what_is_damaged_is_named_and_all_else_goes_along(pair, tmp_path, elsewh
     pair[0].paths.log.unlink()
     pair[0].paths.log.symlink_to(secret)
     pair[0].paths.inference.write_text("{}")
+    pair[0].paths.predictions.write_bytes(b"PAR1")
     content = packed(pair)
     assert b"a secret" not in content
     with ZipFile(io.BytesIO(content)) as archive:
@@ -302,6 +308,7 @@ def test_what_is_damaged_is_named_and_all_else_goes_along(pair, tmp_path, elsewh
         "metrics/part-000008-000008.parquet",
         "metrics/part-000009-000009.parquet",
         "inference.json",
+        "predictions.parquet",
     ]
     unpack(io.BytesIO(content), elsewhere)
     assert len(open_run(elsewhere / FIRST).metrics()) == 2
@@ -563,6 +570,7 @@ def test_a_manifest_of_something_else_is_refused(content, elsewhere, manifest, m
         ("about.json", edited_json(name="two\nlines"), "about.json is not valid"),
         ("about.json", b"", "about.json is not valid"),
         ("inference.json", edited_json(examples=0), "inference.json is not valid"),
+        ("predictions.parquet", b"PAR1 nonsense PAR1", "predictions.parquet is not valid"),
     ],
 )
 def test_a_run_that_does_not_validate_is_refused(content, elsewhere, file, value, match):

@@ -55,7 +55,7 @@ def test_each_fault_names_path_value_and_what_is_allowed(path, value, allowed):
 
 def test_unknown_keys_are_refused_with_the_known_ones():
     [problem] = problems({"model.depth": 3})
-    assert problem.startswith("model.depth: unknown key; model has kind, channels, kernel, hidden")
+    assert problem.startswith("model.depth: unknown key; model has kind, inception_channels, stem")
     [problem] = problems({"modle.hidden": 3})
     assert problem == ("modle: unknown key; a run has data, model, optimizer, training, trace")
     assert "must be a table" in problems({"model": 3})[0]

@@ -81,9 +81,10 @@ def test_the_keys_and_states_are_those_of_the_status():
 
 
 def test_the_files_are_those_of_a_run_directory(finished_run):
-    documented = {name.split("/")[0] for row in table(FORMAT)[:11] for name in names(row[0])}
+    documented = {name.split("/")[0] for row in table(FORMAT)[:12] for name in names(row[0])}
     present = {path.name for path in finished_run.paths.directory.iterdir()}
-    assert present == documented - {"checkpoint-previous.pt", "about.json"}  # neither was needed
+    not_needed = {"checkpoint-previous.pt", "about.json", "predictions.parquet"}
+    assert present == documented - not_needed
     transient = {"run", ".reserve"}
     assert {p.name for p in vars(RunPaths(Path("run"))).values()} - transient <= documented
     assert set(finished_run.status.summary) <= set(

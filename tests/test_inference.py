@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from bnviz import inference, models
-from bnviz.evaluation import evaluate, predict
-from bnviz.inference import FoldError, Stopped, alone, fold, population_statistics, with_population
+from bnviz.evaluation import Stopped, evaluate, predict
+from bnviz.inference import FoldError, alone, fold, population_statistics, with_population
 from bnviz.settings import ModelConfig
 from bnviz.trainer import Trainer
 from bnviz.training import proceed

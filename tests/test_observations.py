@@ -7,7 +7,7 @@ from bnviz.schema import GRID
 
 
 def records_of(steps, seen):
-    observations = Observations()
+    observations = Observations(seen)
     for step in steps:
         observations.add(step, {name: of(step) for name, of in seen.items()})
         if observations.full:
@@ -38,7 +38,7 @@ def test_a_feature_map_is_one_unit_over_examples_and_locations():
 
 
 def test_it_says_when_it_holds_much():
-    observations = Observations()
+    observations = Observations({"a"})
     observations.add(2, {"a": torch.zeros(10, 3)})
     assert not observations.full
     observations.add(3, {"a": torch.zeros(10, 3)})

@@ -26,7 +26,7 @@ def test_each_of_its_runs_trains(name, some_digits):
         records = list(proceed(Trainer(brief, some_digits)))
         assert isinstance(records[-1], Progress | Diverged), run_name
         layers = {r.layer: len(r.grid) for r in records if isinstance(r, Percentiles)}
-        assert layers == config.model.layers, run_name
+        assert layers == config.traced_layers, run_name
         assert any(isinstance(r, Metrics) and r.split == "test" for r in records), run_name
 
 

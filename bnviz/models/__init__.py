@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from bnviz.models.inception import Inception
 from bnviz.models.layers import Layer
-from bnviz.models.network import Network
+from bnviz.models.network import Network, Sequential
 from bnviz.settings import ModelConfig
 
 __all__ = ["Layer", "Network", "build"]
@@ -19,4 +20,5 @@ def build(config: ModelConfig, shape: tuple[int, int, int], classes: int, seed: 
         classes: number of outputs (logits).
     """
     generator = torch.Generator().manual_seed(seed)
-    return Network(config, shape, classes, generator, dropout_seed=seed)
+    kind = Inception if config.is_inception else Sequential
+    return kind(config, shape, classes, generator, dropout_seed=seed)

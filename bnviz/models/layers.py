@@ -7,6 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from bnviz.models.normalization import normalization
 from bnviz.settings import ModelConfig
 
 NONLINEARITIES: dict[str, type[nn.Module]] = {
@@ -65,6 +66,35 @@ class Layer(nn.Sequential):
             ("dropout", dropout),
         ]
         super().__init__(OrderedDict((name, m) for name, m in modules if m is not None))
+
+
+def make_layer(
+    linear: nn.Linear | nn.Conv2d,
+    shape: tuple[int, ...],
+    config: ModelConfig,
+    *,
+    last: bool = False,
+    pool: nn.Module | None = None,
+    dropout: nn.Module | None = None,
+) -> Layer:
+    """A layer whose linear map has an output of `shape` for one example, without its bias where a
+    normalization before the nonlinearity has a beta in its place.
+
+    Args:
+        last: it is one of those that `bn_per` "last_activations" means.
+    """
+    normalized = normalization(config, shape, last=last)
+    after = config.bn_placement == "after"
+    if normalized is not None and not after:
+        linear.bias = None
+    return Layer(
+        linear,
+        normalized,
+        NONLINEARITIES[config.nonlinearity](),
+        after=after,
+        pool=pool,
+        dropout=dropout,
+    )
 
 
 class Dropout(nn.Module):

@@ -1,4 +1,4 @@
-"""The paper's MNIST network, and a small one with convolutions."""
+"""Networks, the paper's for MNIST, and a small one with convolutions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from bnviz.models.layers import NONLINEARITIES, Dropout, Layer, initialize
-from bnviz.models.normalization import normalization
+from bnviz.models.layers import Dropout, Layer, initialize, make_layer
 from bnviz.settings import ModelConfig
 
 POOL = 2
@@ -17,6 +16,30 @@ POOL = 2
 
 
 class Network(nn.Module):
+    """Images to logits: `layers`, with all nonlinearities, and the linear `output`."""
+
+    layers: nn.Sequential
+    output: nn.Linear
+
+    def named_layers(self) -> dict[str, Layer]:
+        """The layers with a nonlinearity by name, from the input on."""
+        return {
+            path.replace(".", "_"): layer
+            for path, layer in self.layers.named_modules()
+            if isinstance(layer, Layer)
+        }
+
+    def nonlinearities(self) -> dict[str, nn.Module]:
+        """The nonlinearity of each layer by name: the modules whose input a probe looks at."""
+        return {name: layer.nonlinearity for name, layer in self.named_layers().items()}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # (N, channels, height, width) -> (N, classes) logits
+        logits: torch.Tensor = self.output(self.layers(images))
+        return logits
+
+
+class Sequential(Network):
     """784-100-100-100-10 with the default configuration (Section 4.1).
 
     Layers are named conv1, conv2, …, hidden1, hidden2, … and output. Normalization is in all of
@@ -44,7 +67,7 @@ class Network(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, maps in enumerate(config.channels if config.kind == "cnn" else (), start=1):
             height, width = (side - config.kernel + 1 for side in shape[1:])
-            layers[f"conv{i}"] = _layer(
+            layers[f"conv{i}"] = make_layer(
                 nn.Conv2d(shape[0], maps, config.kernel),
                 (maps, height, width),
                 config,
@@ -55,7 +78,7 @@ class Network(nn.Module):
         inputs = math.prod(shape)
         for i, units in enumerate(config.hidden, start=1):
             dropout = Dropout(config.dropout, dropout_seed + i) if config.dropout else None
-            layers[f"hidden{i}"] = _layer(
+            layers[f"hidden{i}"] = make_layer(
                 nn.Linear(inputs, units), (units,), config, dropout=dropout
             )
             inputs = units
@@ -66,39 +89,3 @@ class Network(nn.Module):
                 initialize(module.weight, config, generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def named_layers(self) -> dict[str, Layer]:
-        """The layers with a nonlinearity by name, from the input on."""
-        return {n: layer for n, layer in self.layers.named_children() if isinstance(layer, Layer)}
-
-    def nonlinearities(self) -> dict[str, nn.Module]:
-        """The nonlinearity of each layer by name: the modules whose input a probe looks at."""
-        return {name: layer.nonlinearity for name, layer in self.named_layers().items()}
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # (N, channels, height, width) -> (N, classes) logits
-        logits: torch.Tensor = self.output(self.layers(images))
-        return logits
-
-
-def _layer(
-    linear: nn.Linear | nn.Conv2d,
-    shape: tuple[int, ...],
-    config: ModelConfig,
-    pool: nn.Module | None = None,
-    dropout: nn.Module | None = None,
-) -> Layer:
-    """A layer whose linear map has an output of `shape` for one example, without its bias where a
-    normalization before the nonlinearity has a beta in its place."""
-    normalized = normalization(config, shape)
-    after = config.bn_placement == "after"
-    if normalized is not None and not after:
-        linear.bias = None
-    return Layer(
-        linear,
-        normalized,
-        NONLINEARITIES[config.nonlinearity](),
-        after=after,
-        pool=pool,
-        dropout=dropout,
-    )

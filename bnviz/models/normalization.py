@@ -23,14 +23,18 @@ RENORM_BEGIN, RENORM_FULL = 500, 2_500
 reached; in proportion to 50,000 steps our choice (Ioffe 2017: 5,000, and 25,000 and 40,000)."""
 
 
-def normalization(config: ModelConfig, shape: tuple[int, ...]) -> nn.Module | None:
+def normalization(
+    config: ModelConfig, shape: tuple[int, ...], *, last: bool = False
+) -> nn.Module | None:
     """The normalization of a layer's activations, or None where it has none.
 
     Args:
         shape: of the activations of one example, (units,) or (maps, height, width). A feature map
-            has one mean, variance, γ and β unless `bn_per` is "activation" (Section 3.2).
+            has one mean, variance, γ and β (Section 3.2), unless `bn_per` is "activation", or
+            "last_activations" and this layer is one of the last.
     """
     units, locations = shape[0], len(shape) == 3
+    by_itself = config.bn_per == "activation" or (config.bn_per == "last_activations" and last)
     affine = config.bn_affine == "learned"
     running: dict[str, Any] = {
         "eps": config.bn_epsilon,
@@ -38,7 +42,7 @@ def normalization(config: ModelConfig, shape: tuple[int, ...]) -> nn.Module | No
         "affine": affine,
     }
     match config.normalization:
-        case "batch" if locations and config.bn_per == "activation":
+        case "batch" if locations and by_itself:
             return PerActivation(shape, **running)
         case "batch":
             return (

@@ -125,7 +125,7 @@ def _empty(setup: controls.Setup) -> None:
         key="start_figure1",
     )
     configs = list(setup.runs.values())
-    layer = next((list(config.model.layers)[-1] for config in configs), "")
+    layer = next((list(config.traced_layers)[-1] for config in configs), "")
     with_paper = _like_the_papers(configs, layer)
     if configs:
         steps = max(config.training.steps for config in configs)
@@ -198,7 +198,7 @@ def _like_the_papers(configs: Sequence[RunConfig], layer: str) -> bool:
         config.model.kind == "mlp"
         and config.model.nonlinearity == "sigmoid"
         and (config.model.normalization == "none" or config.model.bn_placement == "before")
-        and list(config.model.layers)[-1] == layer
+        and list(config.traced_layers)[-1] == layer
         and (config.data.dataset, config.data.input) == ("mnist", "binary")
         for config in configs
     )

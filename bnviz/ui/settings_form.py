@@ -30,12 +30,16 @@ CONTROLS = {
     "training.seed": Control("seed", "Seed"),
     "data.input": Control("pixels", "Pixels"),
     "model.kind": Control("network", "Network"),
+    "model.inception_channels": Control("inception_channels", "Channels of 4c and 4d"),
+    "model.stem": Control("stem", "First convolution"),
+    "model.response_normalization": Control("lrn", "Response normalization"),
     "model.hidden": Control("hidden", "Units of the hidden layers"),
     "model.channels": Control("channels", "Feature maps"),
     "model.kernel": Control("kernel", "Kernel size"),
     "model.dropout": Control("dropout", "Dropout"),
     "model.initialization": Control("init", "Initial weights"),
     "model.init_std": Control("init_std", "Initial weights' std"),
+    "model.conv_scale": Control("conv_scale", "Convolutions' weights times"),
     "model.normalization": Control("normalization", "Normalization"),
     "model.bn_placement": Control("placement", "Placement"),
     "model.bn_affine": Control("affine", "γ and β"),
@@ -57,10 +61,15 @@ CONTROLS = {
     "data.examples": Control("examples", "Training examples"),
     "data.shuffling": Control("shuffling", "Shuffling"),
     "data.shard_size": Control("shard_size", "Shard size"),
+    "data.crop_area": Control("crop_area", "Least area of crops"),
+    "data.flip": Control("flip", "Mirror images"),
+    "data.distortion": Control("distortion", "Photometric distortion"),
     "trace.records": Control("records", "Records"),
     "trace.probe": Control("probe", "Probe"),
     "trace.probe_size": Control("probe_size", "Probe size"),
     "trace.bn_mode": Control("bn_mode", "BN when probed"),
+    "trace.layers": Control("layers", "Layers recorded"),
+    "trace.predictions": Control("predictions", "Store predictions"),
     "training.evaluations": Control("evaluations", "Evaluations"),
     "training.device": Control("device", "Device"),
 }
@@ -68,9 +77,16 @@ CONTROLS = {
 
 DEFAULTS = RunConfig().flat()
 
+INCEPTIONS = ("inception", "small_inception")
+
 EFFECTIVE_WITH = {
     "model.channels": ("model.kind", ("cnn",)),
     "model.kernel": ("model.kind", ("cnn",)),
+    "model.hidden": ("model.kind", ("mlp", "cnn")),
+    "model.inception_channels": ("model.kind", ("inception",)),
+    "model.stem": ("model.kind", INCEPTIONS),
+    "model.response_normalization": ("model.kind", INCEPTIONS),
+    "model.conv_scale": ("model.kind", INCEPTIONS),
     "model.init_std": ("model.initialization", ("gaussian",)),
     "model.bn_per": ("model.normalization", ("batch",)),
     "model.groups": ("model.normalization", ("group",)),
@@ -139,7 +155,7 @@ def value_of(path: str) -> Any:
         return DEFAULTS[path]
     if isinstance(DEFAULTS[path], tuple):
         try:
-            return parse_values(str(value or ""))
+            return parse_values(str(value)) if value else []
         except ValueError:
             return str(value)
     return value
