@@ -396,7 +396,7 @@ def test_the_papers_figure_is_there_before_ours(page, root, monkeypatch):
     app = page("paper_page")
     [theirs] = charts(app)
     assert {trace.get("legendgroup") for trace in theirs["data"]} == {"paper", None}
-    app.button(key="start_paper").click().run()
+    app.button(key="start_figure1").click().run()
     assert not app.exception
     assert len(store.list_run_ids(root)) == 2
     assert len(charts(app)) == 2

@@ -1,4 +1,4 @@
-"""The page Paper: the paper's Figure 1 as it is there, beside ours, and what it leaves open."""
+"""The page Paper: the paper's figures as they are there, beside ours, and what it leaves open."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from bnviz import captions, figures, paper, plots, store, tables
-from bnviz.config import RunConfig
+from bnviz import captions, figures, paper, plots, tables
 from bnviz.plots import Plot, Views
 from bnviz.presets import Preset, find_preset
-from bnviz.store import Run, StoreError
-from bnviz.ui import chart, frame, runs
+from bnviz.store import Run
+from bnviz.ui import chart, frame, paper_ensemble, paper_runs, paper_systems, runs
 from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
-
-KINDS = ("none", "batch")
 
 STATED = """
 | Setting | The paper (Section 4.1) | Here |
@@ -44,11 +41,29 @@ The paper does not state these, so what stands here is our choice:
 
 
 def page() -> None:
-    frame.title("The paper's Figure 1, and ours")
+    frame.title("The paper's figures, and ours")
     st.caption(
         "Ioffe & Szegedy, “Batch Normalization: Accelerating Deep Network Training by Reducing "
-        "Internal Covariate Shift” (2015), arXiv:1502.03167v3, Section 4.1."
+        "Internal Covariate Shift” (2015), arXiv:1502.03167v3, Section 4."
     )
+    sections = {
+        "Figure 1": _figure1,
+        "Figures 2 and 3": paper_systems.section,
+        "Figure 4": paper_ensemble.section,
+    }
+    figure = st.segmented_control(
+        "Figure",
+        list(sections),
+        default="Figure 1",
+        key="figure",
+        bind="query-params",
+        required=True,
+        label_visibility="collapsed",
+    )
+    sections[figure]()
+
+
+def _figure1() -> None:
     preset = find_preset("figure1")
     st.subheader("The paper's, digitised from its vector graphics", anchor=False)
     name, build = "figure1-paper", _theirs(preset)
@@ -56,48 +71,23 @@ def page() -> None:
     digitised = {"Curves": Table(name, paper.digitised, with_paper=True)}
     exports("paper_chart", [], name, build, digitised, with_paper=True)
     st.subheader("Ours", anchor=False)
-    ours = latest_pair(preset)
+    found = paper_runs.find(preset)
+    ours = [own[0] for own in found.values() if 0 in own]
+    paper_runs.button(
+        preset,
+        found,
+        1,
+        "Start Figure 1",
+        "The two runs take a minute or two on two CPU cores.",
+    )
     if ours:
-        pair = list(ours.values())
-        frame.watch(_draw, pair, pair)
-        _export(pair)
-    else:
-        st.info("It is not trained here yet. The two runs take a minute or two on two CPU cores.")
-        st.button(
-            "Start Figure 1",
-            type="primary",
-            icon=":material/play_arrow:",
-            key="start_paper",
-            on_click=_start,
-            args=(preset,),
-        )
+        frame.watch(_draw, ours, ours)
+        _export(ours)
     st.subheader("What the paper states", anchor=False)
     st.markdown(STATED)
     st.subheader("What it leaves open, and what we chose", anchor=False)
     st.markdown(OPEN)
     st.caption(literal(preset.why))
-
-
-def latest_pair(preset: Preset) -> dict[str, Run]:
-    """The newest run with each of the preset's configurations, by normalization; empty where one
-    is missing."""
-    wanted: dict[str, RunConfig] = {c.model.normalization: c for c in preset.runs.values()}
-    found: dict[str, Run] = {}
-    for run_id in store.list_run_ids(store.default_root()):
-        try:
-            run = runs.find(run_id)
-            kind = run.config.model.normalization
-        except StoreError:
-            continue
-        if kind not in found and run.config == wanted.get(kind):
-            found[kind] = run
-        if len(found) == len(wanted):
-            return {kind: found[kind] for kind in KINDS}
-    return {}
-
-
-def _start(preset: Preset) -> None:
-    runs.start({f"{preset.name}-{name}": config for name, config in preset.runs.items()})
 
 
 def _theirs(preset: Preset) -> chart.Build:

@@ -18,27 +18,26 @@ from bnviz.status import ACTIVE, State
 from bnviz.store import Run, StoreError
 from bnviz.style import Drawn
 from bnviz.sweeps import Result
-from bnviz.ui import chart, choices, frame, runs
+from bnviz.ui import chart, choices, frame, groups, runs
 from bnviz.ui.exports import Table, exports
 from bnviz.ui.text import literal
 
 
 def page() -> None:
     frame.title("Sweeps")
-    groups = _groups(store.default_root())
-    with st.expander("Start a sweep", expanded=not groups, icon=":material/grid_on:"):
+    found = _groups(store.default_root())
+    with st.expander("Start a sweep", expanded=not found, icon=":material/grid_on:"):
         _set_up()
-    if not groups:
+    if not found:
         st.info(
-            "There are no sweeps yet. Choose one above and start it; its runs are trained one "
-            "after the other, and the curve grows here."
+            "There are no sweeps yet. Choose one above and start it; the curve grows here while "
+            "its runs train."
         )
         return
     if new := st.session_state.pop("new_group", None):
         st.session_state["group"] = new
-    group = choices.select("Sweep", list(groups), "group", next(iter(groups)))
-    chosen = groups[group]
-    _watch(chosen)
+    group = choices.select("Sweep", list(found), "group", next(iter(found)))
+    _watch(found[group])
 
 
 def _groups(root: Path) -> dict[str, list[Run]]:
@@ -172,7 +171,7 @@ def _watch(chosen: list[Run]) -> None:
     values = sweeps.swept(_results(chosen))
     axes = [path for path in values if path != "training.seed"]
     if not axes:
-        frame.watch(_progress, chosen, chosen)
+        frame.watch(groups.progress, chosen, chosen, "sweep")
         st.info("These runs differ in their seed alone; compare them on the page Compare.")
         return
     numbers = [path for path in axes if all(type(v) in (int, float) for v in values[path])]
@@ -202,28 +201,8 @@ def _figure(chosen: list[Run], against: str) -> chart.Build:
     return build
 
 
-def _progress(chosen: list[Run]) -> None:
-    results = _results(chosen)
-    ended = sum(result.ended for result in results)
-    st.progress(ended / len(results), text=f"{ended} of {len(results)} runs have ended")
-    with st.container(horizontal=True):
-        active = [run for run in chosen if true_status(run).state in ACTIVE]
-        st.button(
-            "Cancel all",
-            key="cancel_sweep",
-            icon=":material/stop:",
-            disabled=not active,
-            on_click=_cancel,
-            args=(active,),
-        )
-        if st.button("Compare the runs", key="compare_sweep", icon=":material/stacked_line_chart:"):
-            ids = [run.run_id for run in chosen]
-            runs.show(ids)
-            st.switch_page(st.session_state["pages"]["compare"], query_params={"run": ids})
-
-
 def _draw(chosen: list[Run], against: str) -> None:
-    _progress(chosen)
+    groups.progress(chosen, "sweep")
     results = _results(chosen)
     build, version = _figure(chosen, against), (*map(str, results), against)
     chart.live("sweep_chart", version, build, chosen, "sweep")
@@ -243,12 +222,3 @@ def _draw(chosen: list[Run], against: str) -> None:
             for name in ("accuracy", "least", "greatest")
         },
     )
-
-
-def _cancel(active: list[Run]) -> None:
-    for run in active:
-        try:
-            jobs.cancel(run)
-        except StoreError:
-            continue  # it has ended meanwhile
-    st.session_state["refresh"] = True
