@@ -138,11 +138,6 @@ def _data_problems(config: RunConfig) -> list[str]:
             f"trace.probe_size = {config.trace.probe_size}: {data.dataset} has "
             f"{known.test:,} held-out examples; choose at most {known.test:,}"
         )
-    if data.dataset == "folder" and not data.folder:
-        problems.append(
-            "data.folder is empty: name the folder that holds the images, in train/CLASS/ and "
-            "test/CLASS/"
-        )
     if data.input == "colour" and known and known.channels == 1:
         problems.append(
             f"data.input = 'colour': {data.dataset} has no colours; choose binary or grey"

@@ -1,16 +1,11 @@
-"""Class probabilities of test images: of the image as it is, and of many crops (Section 4.2.3)."""
+"""Many crops of a test image, as GoogLeNet takes them (Szegedy et al. 2014; Section 4.2.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-
-from bnviz.evaluation import Stopped, predict
-from bnviz.predictions import Predictions
-from bnviz.trainer import Trainer
 
 SCALES = (256 / 224, 288 / 224, 320 / 224, 352 / 224)
 """Shorter sides to which an image is resized, in parts of the crops' side (GoogLeNet)."""
@@ -20,9 +15,6 @@ SCALES_OF_SMALL = (29 / 28, 30 / 28, 31 / 28, 32 / 28)
 is the largest here. Our choice."""
 
 SMALL = 100
-
-CHUNK = 250
-"""Images a forward pass."""
 
 
 def crops(images: torch.Tensor, flip: bool) -> Iterator[torch.Tensor]:
@@ -41,47 +33,17 @@ def crops(images: torch.Tensor, flip: bool) -> Iterator[torch.Tensor]:
     """
     side = images.shape[2]
     for scale in SCALES if side >= SMALL else SCALES_OF_SMALL:
-        large = round(side * scale)
-        resized = _resized(images, large)
-        far, middle = large - side, (large - side) // 2
-        corners = [(0, 0), (0, far), (far, 0), (far, far)]
-        for top, left in (*corners, (middle, middle)):
-            yield from _with_mirror(resized[:, :, top : top + side, left : left + side], flip)
-        yield from _with_mirror(_resized(resized, side), flip)
+        yield from crops_of_square(_resized(images, round(side * scale)), side, flip)
 
 
-def probabilities(
-    trainer: Trainer, flip: bool, stop: Callable[[], bool] = lambda: False
-) -> Predictions:
-    """What the network of a training makes of all test examples now, BN with running statistics.
-
-    Args:
-        flip: see `crops`.
-        stop: asked between passes.
-
-    Raises:
-        Stopped: `stop` said so.
-    """
-    data, count = trainer.data, 0
-
-    def softmax(images: torch.Tensor) -> torch.Tensor:
-        if stop():
-            raise Stopped
-        return predict(trainer.model, images).softmax(1)
-
-    single, many = [], []
-    for images in data.test_images.split(CHUNK):
-        single.append(softmax(images))
-        of_crops = [softmax(crop) for crop in crops(images, flip)]
-        many.append(torch.stack(of_crops).mean(0))
-        count = len(of_crops)
-    return Predictions(
-        step=trainer.step,
-        crops=count,
-        labels=data.test_labels.cpu().numpy().astype(np.int32),
-        single=torch.cat(single).cpu().numpy(),
-        many=torch.cat(many).cpu().numpy(),
-    )
+def crops_of_square(squares: torch.Tensor, side: int, flip: bool) -> Iterator[torch.Tensor]:
+    """The four corners, the centre and the whole of (n, channels, height, height) images, each
+    (n, channels, side, side); with `flip` followed by its mirror."""
+    far, middle = squares.shape[2] - side, (squares.shape[2] - side) // 2
+    corners = [(0, 0), (0, far), (far, 0), (far, far)]
+    for top, left in (*corners, (middle, middle)):
+        yield from _with_mirror(squares[:, :, top : top + side, left : left + side], flip)
+    yield from _with_mirror(_resized(squares, side), flip)
 
 
 def _resized(images: torch.Tensor, side: int) -> torch.Tensor:

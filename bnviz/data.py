@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from bnviz.config import RunConfig, size_problem
+from bnviz.evaluation import EVALUATION_CHUNK
 from bnviz.images import DataError as DataError  # part of what this module offers
 from bnviz.images import read
 from bnviz.settings import OVER_BATCH, DataConfig
@@ -33,6 +35,10 @@ class ImageData:
     train_labels: torch.Tensor  # (n,) int64
     test_images: torch.Tensor  # (m, channels, height, width) float32
     test_labels: torch.Tensor  # (m,) int64
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Image files that were passed over, with why."""
+    enlarged: frozenset[str] = frozenset()
+    """None of them: an image of any size is brought to one."""
 
     def __post_init__(self) -> None:
         for split, images, labels in (
@@ -69,6 +75,29 @@ class ImageData:
     def classes(self) -> int:
         return int(self.train_labels.max()) + 1
 
+    @property
+    def train_count(self) -> int:
+        return len(self.train_images)
+
+    @property
+    def test_count(self) -> int:
+        return len(self.test_images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: channels, height, width."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    def test_chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """All test images with their labels, as many at once as pass a network fast."""
+        images = self.test_images.split(EVALUATION_CHUNK)
+        yield from zip(images, self.test_labels.split(EVALUATION_CHUNK), strict=True)
+
+    def probe(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
+        """These test images, (n, channels, height, width)."""
+        return self.test_images[torch.from_numpy(numbers).to(self.test_images.device)]
+
     def to(self, device: torch.device) -> ImageData:
         if self.train_images.device == device:
             return self
@@ -77,6 +106,7 @@ class ImageData:
             self.train_labels.to(device),
             self.test_images.to(device),
             self.test_labels.to(device),
+            self.unreadable,
         )
 
 
@@ -89,13 +119,11 @@ def load(config: DataConfig, cache: Path | None = None) -> ImageData:
     Raises:
         DataError: it cannot be made ready.
     """
-    return ImageData(
-        *(
-            tensor
-            for levels, labels in read(config, cache)
-            for tensor in (_pixels(levels, config.input), labels)
-        )
+    unreadable: dict[str, str] = {}
+    train, test = (
+        (pixels(levels, config.input), labels) for levels, labels in read(config, cache, unreadable)
     )
+    return ImageData(*train, *test, unreadable)
 
 
 def load_mnist(input: Literal["binary", "grey"] = "binary", cache: Path | None = None) -> ImageData:
@@ -107,7 +135,7 @@ def load_mnist(input: Literal["binary", "grey"] = "binary", cache: Path | None =
     return load(DataConfig(input=input), cache)
 
 
-def _pixels(levels: torch.Tensor, input: str) -> torch.Tensor:
+def pixels(levels: torch.Tensor, input: str) -> torch.Tensor:
     """Pixels in [0, 1] of uint8 levels, the same shape, float32."""
     return (levels > INK).float() if input == "binary" else levels.float().div_(255)
 
@@ -172,22 +200,26 @@ class Minibatches:
         return np.concatenate(shards)
 
 
-def check_fit(config: RunConfig, data: ImageData) -> None:
-    """Whether a configuration can train on this data, which may be the user's own.
+def check_fit(config: RunConfig, train: int, test: int, side: int) -> None:
+    """Whether a configuration can train on data which may be the user's own.
+
+    Args:
+        train, test: how many images there are.
+        side: the smaller of their height and width.
 
     Raises:
         DataError: it cannot; the message says why.
     """
-    examples, batch = len(data.train_images), config.training.batch_size
-    if batch > examples:
+    batch = config.training.batch_size
+    if batch > train:
         raise DataError(
-            f"training.batch_size = {batch}: there are {examples:,} training examples; choose at "
-            f"most {examples:,}"
+            f"training.batch_size = {batch}: there are {train:,} training examples; choose at "
+            f"most {train:,}"
         )
-    if len(data.test_images) < 2 and config.model.normalization in OVER_BATCH:
+    if test < 2 and config.model.normalization in OVER_BATCH:
         raise DataError(
             "there is one test image; statistics of a batch need two at least, so add some, or "
             "choose model.normalization = none"
         )
-    if problem := size_problem(config.model, min(data.train_images.shape[2:])):
+    if problem := size_problem(config.model, side):
         raise DataError(problem)

@@ -41,11 +41,14 @@ class DataError(RuntimeError):
     """The data cannot be made ready; the message says what to do."""
 
 
-def read(config: DataConfig, cache: Path | None = None) -> tuple[Levels, Levels]:
+def read(
+    config: DataConfig, cache: Path | None = None, unreadable: dict[str, str] | None = None
+) -> tuple[Levels, Levels]:
     """Training examples, `config.examples` of them where that is set, and test examples.
 
     Args:
         cache: where expanded files are kept; by default `bnviz.sources.default_cache()`.
+        unreadable: filled with the image files that are passed over, and why.
 
     Raises:
         DataError: a file is missing or damaged, or the cache cannot be written.
@@ -53,15 +56,15 @@ def read(config: DataConfig, cache: Path | None = None) -> tuple[Levels, Levels]
     if problems := sources.data_problems(config):
         raise DataError("; ".join(problems))
     if config.dataset == "folder":
-        return _read_folder(config)
+        return _read_folder(config, {} if unreadable is None else unreadable)
     (images, labels), test = _read_known(config, cache or sources.default_cache())
     if config.examples:
-        kept = torch.from_numpy(_subset(config, len(labels)))
+        kept = torch.from_numpy(subset(config, len(labels)))
         images, labels = images[kept], labels[kept]
     return (images, labels), test
 
 
-def _subset(config: DataConfig, count: int) -> np.ndarray:
+def subset(config: DataConfig, count: int) -> np.ndarray:
     """Which of `count` training examples are used."""
     if not config.examples:
         return np.arange(count)
@@ -107,7 +110,7 @@ def _luminance(colours: torch.Tensor) -> torch.Tensor:
 # Folders of images ------------------------------------------------------------------------------
 
 
-def _read_folder(config: DataConfig) -> tuple[Levels, Levels]:
+def _read_folder(config: DataConfig, unreadable: dict[str, str]) -> tuple[Levels, Levels]:
     """Images in FOLDER/train/CLASS/ and FOLDER/test/CLASS/, brought to one size."""
     make_torchvision_importable()
     from torchvision.datasets import ImageFolder
@@ -122,17 +125,28 @@ def _read_folder(config: DataConfig) -> tuple[Levels, Levels]:
         )
     except OSError as error:
         raise DataError(f"cannot read {folder}: {error}; check the folder") from error
-    chosen = [train.samples[i] for i in _subset(config, len(train.samples))]
-    return _read_images(chosen, config), _read_images(test, config)
+    chosen = [train.samples[i] for i in subset(config, len(train.samples))]
+    levels = [_read_images(samples, config, unreadable) for samples in (chosen, test)]
+    return levels[0], levels[1]
 
 
-def _read_images(samples: list[tuple[str, int]], config: DataConfig) -> Levels:
+def _read_images(
+    samples: list[tuple[str, int]], config: DataConfig, unreadable: dict[str, str]
+) -> Levels:
     channels, side = (3 if config.input == "colour" else 1), config.image_size
     levels = torch.empty((len(samples), channels, side, side), dtype=torch.uint8)
-    for place, (path, _) in zip(levels, samples, strict=True):
-        pixels = read_image(path, side, colour=channels == 3)
-        place.copy_(torch.from_numpy(pixels).permute(2, 0, 1))
-    return levels, torch.tensor([label for _, label in samples], dtype=torch.int64)
+    labels: list[int] = []
+    for path, label in samples:
+        try:
+            pixels = read_image(path, side, colour=channels == 3)
+        except DataError as error:
+            if config.unreadable == "refuse":
+                raise
+            unreadable[path] = str(error.__cause__)
+            continue
+        levels[len(labels)].copy_(torch.from_numpy(pixels).permute(2, 0, 1))
+        labels.append(label)
+    return levels[: len(labels)], torch.tensor(labels, dtype=torch.int64)
 
 
 def read_image(path: str, side: int, *, colour: bool) -> np.ndarray:
@@ -144,14 +158,24 @@ def read_image(path: str, side: int, *, colour: bool) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            image = file if not file.mode.startswith("I") else _from_16_bits(file)
-            if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers")
-            image = image.convert("RGB" if colour else "L")
+            image = as_colours_or_grey(file, colour=colour)
             image = image.resize((side, side), Image.Resampling.BILINEAR)
             return np.array(image).reshape(side, side, -1)
     except Exception as error:  # a broken file can make a decoder raise anything
-        raise DataError(f"cannot read the image {path}: {error}; replace or remove it") from error
+        raise DataError(
+            f"cannot read the image {path}: {error}; replace or remove it, or choose "
+            "data.unreadable = skip"
+        ) from error
+
+
+def as_colours_or_grey(image: Image.Image, *, colour: bool) -> Image.Image:
+    """An image with three colours, or its luminance, read to its end. Raises whatever a broken file
+    makes a decoder raise."""
+    if image.mode.startswith("I"):
+        image = _from_16_bits(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    return image.convert("RGB" if colour else "L")
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

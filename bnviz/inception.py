@@ -60,11 +60,33 @@ class Plan(NamedTuple):
     first_pool: bool = True
     """Whether 3×3 max pooling of stride 2 follows the first convolution, as it does the second."""
 
+    def activations(self, side: int) -> int:
+        """Numbers that come out of the convolutions for one image of this side, which training
+        keeps for the gradients."""
+        side = _halved(side)
+        total = self.conv1 * side**2
+        if self.first_pool:
+            side = _halved(side)
+        total += sum(self.conv2) * side**2
+        side = _halved(side)
+        for module in self.modules:
+            small = _halved(side) if module.stride == 2 else side
+            last = ("3x3", "double_2")
+            total += sum(
+                width * (small if name in last else side) ** 2 for name, width in module.widths()
+            )
+            side = small
+        return total
+
     def layers(self) -> dict[str, int]:
         """Every layer with a nonlinearity by name, from the input on, with its feature maps."""
         stem = {"conv1": self.conv1, "conv2_reduce": self.conv2[0], "conv2": self.conv2[1]}
         rest = {f"{m.name}_{name}": width for m in self.modules for name, width in m.widths()}
         return stem | rest
+
+
+def _halved(side: int) -> int:
+    return -(-side // 2)
 
 
 DEPTH_MULTIPLIER = 8

@@ -17,7 +17,7 @@ from typing import Any
 
 from bnviz import queue, sources
 from bnviz.about import About
-from bnviz.config import RunConfig
+from bnviz.config import ConfigError, RunConfig
 from bnviz.files import sync, write_aside
 from bnviz.processes import has_process, is_worker, kill, silent_for_s, true_status
 from bnviz.queue import cannot_write, locked
@@ -57,11 +57,16 @@ def submit_all(configs: Sequence[tuple[str, RunConfig]], root: Path, group: str 
         group: the same for runs that are started together, such as those of a sweep.
 
     Raises:
-        ConfigError: the data that they ask for cannot be had; nothing is made.
+        ConfigError: the data that they ask for cannot be had, or a batch does not fit into the
+            memory; nothing is made.
         StoreError: the root is not a folder that can be written, or a process can be started for
             none of them; nothing is made.
     """
-    sources.check([config for _, config in configs])  # all of them, before the first starts
+    wanted = [config for _, config in configs]  # all are checked before the first starts
+    sources.check(wanted)
+    on_cpu = [config for config in wanted if queue.device_kind(config) == "cpu"]
+    if too_large := [problem for config in on_cpu if (problem := sources.memory_problem(config))]:
+        raise ConfigError(list(dict.fromkeys(too_large)))
     made: list[RunPaths] = []
     with locked(root):
         try:

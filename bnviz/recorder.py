@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from bnviz import checkpoint, crops, jobs, predictions
+from bnviz import checkpoint, jobs, predictions
 from bnviz.config import ConfigError
 from bnviz.evaluation import Stopped
 from bnviz.files import write_aside
 from bnviz.inference import accuracies
+from bnviz.probabilities import probabilities
 from bnviz.records import Diverged, Metrics, Percentiles, Progress, Record
 from bnviz.reporter import RESERVE_BYTES, Reporter
 from bnviz.settings import OVER_BATCH
@@ -63,6 +64,7 @@ class Recorder:
         for leftover in self._paths.directory.glob(".*.*.*"):  # of writes that were cut
             leftover.unlink(missing_ok=True)
         self._paths.reserve.write_bytes(os.urandom(RESERVE_BYTES))
+        self._told_of = 0, 0
         # When each is next, on the clock of time.monotonic. The first point is on the page at once.
         self._flush_at, self._save_at = 0.0, time.monotonic() + CHECKPOINT_INTERVAL_S
 
@@ -99,6 +101,7 @@ class Recorder:
         if self.trainer.note:
             self.reporter.say(self.trainer.note)
             self.trainer.note = ""
+        self._tell_of_images()
         self.reporter.change(step=record.step)
         if jobs.LEARNING_RATE in jobs.requests(self._paths) and record.complete:
             self._change_learning_rate()
@@ -114,6 +117,17 @@ class Recorder:
             self._save_at = self._next(now, CHECKPOINT_INTERVAL_S, CHECKPOINT_SHARE)
         self.reporter.report()
         return None
+
+    def _tell_of_images(self) -> None:
+        """Of those that cannot be read, or are smaller than the crops."""
+        source = self.trainer.source
+        found = len(source.unreadable), len(source.enlarged)
+        if found == self._told_of:
+            return
+        for path, why in list(source.unreadable.items())[self._told_of[0] :]:
+            self.reporter.say(f"cannot read the image {path}: {why}; it is passed over")
+        self._told_of = found
+        self.reporter.extend_summary(unreadable_images=found[0], enlarged_images=found[1])
 
     def _next(self, began: float, interval_s: float, share: float) -> float:
         """When to do again what began then and ends now, and what the other runs do, too."""
@@ -173,11 +187,12 @@ class Recorder:
 
         config, paths = self.reporter.run.config, self._paths
         try:
-            if config.model.normalization in OVER_BATCH:
+            # The other accuracies would take many more passes over images on the disk.
+            if config.model.normalization in OVER_BATCH and not config.data.is_streamed:
                 measured = accuracies(self.trainer, stop).model_dump_json(indent=2) + "\n"
                 write_aside(paths.inference, measured, durable=True)
             if config.trace.predictions:
-                found = crops.probabilities(self.trainer, config.data.flip, stop)
+                found = probabilities(self.trainer, stop)
                 predictions.write(paths.predictions, found)
         except Stopped:
             return self.reporter.asked_to_stop or State.PAUSED

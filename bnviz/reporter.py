@@ -166,8 +166,10 @@ def _in_words(error: Exception) -> str:
             f"the GPU's memory is full ({error}); choose a smaller network or batch, end other "
             "programs that use the GPU, or train on the CPU (training.device = cpu)"
         )
-    if isinstance(error, MemoryError):
-        return "the machine's memory is full; end other programs, or choose a smaller network"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return (
+            "the machine's memory is full; end other programs, or choose a smaller network or batch"
+        )
     if isinstance(error, PermissionError):
         return f"{error}; give this user the right to write there, then resume"
     return str(error)

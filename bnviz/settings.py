@@ -52,10 +52,13 @@ class Part(BaseModel):
 
 
 class DataConfig(Part):
-    dataset: Literal["mnist", "fashion_mnist", "cifar10", "folder", "synthetic"] = Field(
-        "mnist",
-        description="data set: MNIST (Section 4.1), Fashion-MNIST, CIFAR-10, a folder with images "
-        "in train/CLASS/ and test/CLASS/, or synthetic patterns",
+    dataset: Literal["mnist", "fashion_mnist", "cifar10", "folder", "synthetic", "imagenet"] = (
+        Field(
+            "mnist",
+            description="data set: MNIST (Section 4.1), Fashion-MNIST, CIFAR-10, a folder with "
+            "images in train/CLASS/ and test/CLASS/, synthetic patterns, or imagenet, a folder "
+            "with images in train/CLASS/ and val/CLASS/ that are read while training (Section 4.2)",
+        )
     )
     folder: str = Field(
         "",
@@ -69,7 +72,11 @@ class DataConfig(Part):
         "three channels in [0, 1]",
     )
     image_size: int = Field(
-        28, ge=8, le=256, description="height and width to which images of a folder are brought"
+        28,
+        ge=8,
+        le=512,
+        description="height and width to which images of a folder are brought; of imagenet, the "
+        "side of the crops",
     )
     examples: int = Field(
         0, ge=0, le=10_000_000, description="training examples used; 0: all of them"
@@ -99,6 +106,23 @@ class DataConfig(Part):
         description="brightness, contrast and saturation of training images vary by up to this "
         "share (Section 4.2.1: less with BN; no value is stated)",
     )
+
+    unreadable: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="an image of a folder that cannot be read: refuse ends the run and names it; "
+        "skip passes over it, and the run tells how many there were",
+    )
+    loaders: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="processes that read the images of imagenet; 0: as many as there are CPU cores",
+    )
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether images are read from the disk while training, as too many for the memory."""
+        return self.dataset == "imagenet"
 
     @property
     def is_augmented(self) -> bool:
@@ -278,7 +302,7 @@ class OptimizerConfig(Part):
 
 
 class TrainingConfig(Part):
-    steps: int = Field(50_000, ge=1, le=10_000_000, description="updates (50,000 in Section 4.1)")
+    steps: int = Field(50_000, ge=1, le=100_000_000, description="updates (50,000 in Section 4.1)")
     batch_size: int = Field(
         60, ge=1, le=1_000_000, description="examples a step (60 in Section 4.1)"
     )
@@ -290,6 +314,11 @@ class TrainingConfig(Part):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: CUDA where there is one, else the CPU"
+    )
+    precision: Literal["float32", "mixed"] = Field(
+        "float32",
+        description="mixed: convolutions and matrix products of an update in bfloat16, which a GPU "
+        "does several times as fast; weights, statistics and all that is measured stay float32",
     )
     evaluations: int = Field(
         100,

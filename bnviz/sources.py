@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from PIL import Image, UnidentifiedImageError
 
+from bnviz import folders, inception
 from bnviz.config import ConfigError, RunConfig
 from bnviz.settings import DATASETS, OVER_BATCH, DataConfig
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "mnist"
 
-LAYOUT = "the images in train/CLASS/ and test/CLASS/"
+HELD_OUT = {"folder": "test", "imagenet": "val"}
+"""The data sets that are folders of images, with the folder of those that are not trained on."""
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of image files; those of `torchvision.datasets.ImageFolder`, which passes over all others."""
-
-HEADERS = 200
-"""Images of a folder that are looked into before a start, evenly spaced. All are read after it."""
-
-NAMED = 3
-"""How many things at fault are named in a sentence."""
+COPIES_WITH_BN, COPIES_WITHOUT_BN = 3, 2
+"""Activations that a layer keeps for its gradients: before and after BN, and after the ReLU."""
 
 COPIES = 1.5
 """Memory that loading takes at its peak, in parts of what the images take after it."""
@@ -123,8 +117,8 @@ def find(dataset: str, folder: str = "") -> tuple[dict[str, Path], Path | None]:
 
 def is_here(dataset: str, folder: str = "") -> bool:
     """Whether the files of a data set are there, whatever is in them."""
-    if dataset == "folder":
-        splits = ("train", "test")
+    if dataset in HELD_OUT:
+        splits = ("train", HELD_OUT[dataset])
         return bool(folder) and all((folder_of(folder) / split).is_dir() for split in splits)
     if dataset not in FILES:  # synthetic
         return True
@@ -150,12 +144,12 @@ def problems(config: RunConfig) -> list[str]:
         train, test = known.train, known.test
     else:
         train, test = (
-            sum(map(len, image_files(folder_of(data.folder) / split).values()))
-            for split in ("train", "test")
+            folders.count(folder_of(data.folder) / split)
+            for split in ("train", HELD_OUT[data.dataset])
         )
         found += _too_few(config, train, test)
         train = data.examples or train  # a folder is read in part, other data sets as a whole
-    needed = (train + test) * data.pixels * 4 * COPIES
+    needed = 0 if data.is_streamed else (train + test) * data.pixels * 4 * COPIES
     free = psutil.virtual_memory().available
     if needed > free:
         smaller = "data.image_size or fewer data.examples" if not known else "data set"
@@ -166,12 +160,45 @@ def problems(config: RunConfig) -> list[str]:
     return found
 
 
+def memory_problem(config: RunConfig) -> str:
+    """Why a network cannot train on this machine's processor with its batch; "" if it can. Looked
+    at for Inceptions alone: of the others no batch that the data allow is too large."""
+    model, batch = config.model, config.training.batch_size
+    if not model.is_inception:
+        return ""
+    plan = inception.plan(model.kind, model.inception_channels)
+    known = DATASETS.get(config.data.dataset)
+    side = known.side if known else config.data.image_size
+    copies = COPIES_WITH_BN if model.normalization != "none" else COPIES_WITHOUT_BN
+    each = plan.activations(side) * 4 * copies
+    free = psutil.virtual_memory().available
+    if each * batch <= free:
+        return ""
+    return (
+        f"training.batch_size = {batch}: its activations need about {each * batch / 1e9:.1f} GB of "
+        f"memory, and {free / 1e9:.1f} GB are free; choose at most {int(free // each)}, or end "
+        "other programs"
+    )
+
+
+def no_folder_problem(data: DataConfig) -> str:
+    """What to say where a folder of images is to be read and none is named; else ""."""
+    if data.folder or data.dataset not in HELD_OUT:
+        return ""
+    return (
+        "data.folder is empty: name the folder that holds the images, in train/CLASS/ and "
+        f"{HELD_OUT[data.dataset]}/CLASS/"
+    )
+
+
 def data_problems(data: DataConfig) -> list[str]:
     """What is wrong with a data set by itself, whoever trains on it."""
     folder = folder_of(data.folder)
-    if data.dataset == "folder":
+    if problem := no_folder_problem(data):
+        return [problem]
+    if data.dataset in HELD_OUT:
         try:
-            return _folder_problems(folder)
+            return folders.problems(folder, HELD_OUT[data.dataset])
         except OSError as error:
             return [
                 f"data.folder: cannot read {error.filename}: {error.strerror}; give this user the "
@@ -191,76 +218,6 @@ def data_problems(data: DataConfig) -> list[str]:
         f"name a folder that holds them, or leave it empty and download them with python -m bnviz "
         f"fetch {data.dataset}"
     ]
-
-
-def image_files(split: Path) -> dict[str, list[str]]:
-    """The images of each class, in the order of `torchvision.datasets.ImageFolder`.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    classes = sorted(entry.name for entry in os.scandir(split) if entry.is_dir())
-    return {
-        name: [
-            os.path.join(at, file)
-            for at, _, files in sorted(os.walk(split / name, followlinks=True))
-            for file in sorted(files)
-            if file.lower().endswith(ENDINGS)
-        ]
-        for name in classes
-    }
-
-
-def _folder_problems(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return [f"data.folder: there is no folder {folder}; name the one that holds {LAYOUT}"]
-    if missing := [split for split in ("train", "test") if not (folder / split).is_dir()]:
-        return [
-            f"data.folder: {folder} has no folder {' and no folder '.join(missing)}; it must hold "
-            f"{LAYOUT}"
-        ]
-    train, test = (image_files(folder / split) for split in ("train", "test"))
-    found = []
-    for split, classes in (("train", train), ("test", test)):
-        if empty := [name for name, images in classes.items() if not images]:
-            found.append(
-                f"{folder / split}: no images in {_names(empty)}; put some there (their names end "
-                f"in {', '.join(ENDINGS)}), or remove the folder"
-            )
-    if len(train) < 2:
-        what = "no class" if not train else f"the one class {next(iter(train))}"
-        found.append(
-            f"{folder / 'train'} has {what}; there must be two at least, each a folder of images"
-        )
-    if not test:
-        found.append(f"{folder / 'test'} has no class; it must hold a folder of images for each")
-    if unknown := [name for name in test if name not in train]:
-        found.append(
-            f"{folder / 'test'} has {_names(unknown)}, which {folder / 'train'} has not; add "
-            "training images, or remove the folder"
-        )
-    return found or _header_problems(list(chain(*train.values(), *test.values())))
-
-
-def _header_problems(images: list[str]) -> list[str]:
-    bad = []
-    for path in images[:: -(-len(images) // HEADERS)]:
-        try:
-            with Image.open(path) as image:
-                if image.mode == "F":
-                    bad.append(f"{path} (its pixels are floating-point numbers)")
-        except UnidentifiedImageError:
-            bad.append(path)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            bad.append(f"{path} ({error})")
-    if not bad:
-        return []
-    return [f"not images that can be read: {_names(bad)}; replace or remove them"]
-
-
-def _names(items: list[str]) -> str:
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(items[:NAMED]) + more
 
 
 def _too_few(config: RunConfig, train: int, test: int) -> list[str]:

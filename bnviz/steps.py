@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bnviz.config import RunConfig
 from bnviz.models import Layer, Network
 from bnviz.probe import PreActivations, Probe
-from bnviz.settings import ModelConfig, OptimizerConfig
+from bnviz.settings import OptimizerConfig
 from bnviz.together import written_out
 
 aten = torch.ops.aten
@@ -44,16 +45,25 @@ class Step(Protocol):
         """
 
 
-def make_step(model: Network, optimizer: torch.optim.Optimizer, config: ModelConfig) -> Step:
+def make_step(model: Network, optimizer: torch.optim.Optimizer, config: RunConfig) -> Step:
     """The fastest way to train this network; all give the same numbers."""
-    kind = WrittenOutStep if written_out(config) else AutogradStep
-    return kind(model, optimizer)
+    if written_out(config):
+        return WrittenOutStep(model, optimizer)
+    return AutogradStep(model, optimizer, mixed=config.training.precision == "mixed")
 
 
 class AutogradStep:
-    """An update of any network."""
+    """An update of any network.
 
-    def __init__(self, model: Network, optimizer: torch.optim.Optimizer) -> None:
+    Args:
+        mixed: convolutions and matrix products are in bfloat16, whose range is that of float32, so
+            losses need no scale.
+    """
+
+    def __init__(
+        self, model: Network, optimizer: torch.optim.Optimizer, *, mixed: bool = False
+    ) -> None:
+        self._mixed = mixed
         self._model = model
         self._optimizer = optimizer
         self._nonlinearities = model.nonlinearities()
@@ -61,13 +71,14 @@ class AutogradStep:
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, seen: PreActivations | None = None
     ) -> torch.Tensor:
-        if seen is None:
-            logits = self._model(images)
-        else:
-            with Probe(self._nonlinearities) as probe:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._mixed):
+            if seen is None:
                 logits = self._model(images)
-                seen.update(probe.captured)
-        loss = F.cross_entropy(logits, labels)
+            else:
+                with Probe(self._nonlinearities) as probe:
+                    logits = self._model(images)
+                    seen.update(probe.captured)
+        loss = F.cross_entropy(logits.float(), labels)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()

@@ -7,7 +7,6 @@ import json
 import math
 
 from bnviz.config import RunConfig
-from bnviz.settings import ModelConfig
 
 MOST = 64
 """Runs in one program: beyond these, recording them takes longer than training."""
@@ -17,11 +16,15 @@ MOST_VALUES = 100_000_000
 busy by itself."""
 
 
-def written_out(model: ModelConfig) -> bool:
+def written_out(config: RunConfig) -> bool:
     """Whether the gradients of this network are written out in `bnviz.steps` and `bnviz.stack`."""
+    model = config.model
     normalized = model.normalization == "batch" and model.bn_placement == "before"
     return (
-        model.kind == "mlp" and not model.dropout and (normalized or model.normalization == "none")
+        model.kind == "mlp"
+        and not model.dropout
+        and (normalized or model.normalization == "none")
+        and config.training.precision == "float32"
     )
 
 
@@ -31,7 +34,7 @@ def key(config: RunConfig) -> str | None:
     They have the same network, data, steps and records. Their seeds, initial weights and all
     numbers of the optimizer are their own.
     """
-    if not written_out(config.model) or config.data.is_augmented:
+    if not written_out(config) or config.data.is_augmented or config.data.is_streamed:
         return None
     own = {
         "optimizer": set(type(config.optimizer).model_fields) - {"kind"},

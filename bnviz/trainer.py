@@ -13,11 +13,12 @@ from bnviz import identities, models, schedules
 from bnviz.agenda import Agenda
 from bnviz.augmentation import augmented
 from bnviz.config import RunConfig
-from bnviz.data import ImageData, Minibatches, check_fit, load
+from bnviz.data import DataError, ImageData, Minibatches, check_fit, load
 from bnviz.models.layers import Dropout
 from bnviz.probe import PreActivations
 from bnviz.records import Diverged, Metrics, Percentiles, Record
 from bnviz.steps import make_optimizer, make_step
+from bnviz.stream import Source, StreamedImages
 
 LOSSES = 10_000
 """Losses that may wait until records are taken, besides those since the last record."""
@@ -37,16 +38,14 @@ class Trainer:
         DataError: the data cannot be made ready.
     """
 
-    def __init__(self, config: RunConfig, data: ImageData | None = None) -> None:
+    def __init__(self, config: RunConfig, data: Source | None = None) -> None:
         self.config = config
         self.device = choose_device(config.training.device)
         self.step = 0
-        self.data = (data or load(config.data)).to(self.device)
-        check_fit(config, self.data)
-        channels, height, width = self.data.train_images.shape[1:]
-        self.model = models.build(
-            config.model, (channels, height, width), self.data.classes, config.training.seed
-        )
+        self.source = source = self._source(data)
+        """What it trains on."""
+        check_fit(config, source.train_count, source.test_count, min(source.shape[1:]))
+        self.model = models.build(config.model, source.shape, source.classes, config.training.seed)
         self.model.to(self.device)
         if config.model.is_inception:  # its many convolutions are faster so, on CPU and GPU
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -60,21 +59,20 @@ class Trainer:
         nonlinearities = self.model.nonlinearities()
         self.observed = {name: nonlinearities[name] for name in config.traced_layers}
         """The nonlinearities of the recorded layers, by layer."""
-        self.train_step = make_step(self.model, self.optimizer, config.model)
+        self.train_step = make_step(self.model, self.optimizer, config)
         self.constant_rate = schedules.is_constant(config.optimizer)
         self.set_rate()
         self.batches = Minibatches(
-            len(self.data.train_images),
+            source.train_count,
             config.training.batch_size,
             config.training.seed,
-            self.device,
+            torch.device("cpu") if config.data.is_streamed else self.device,
             shard_size=config.data.shard_size if config.data.shuffling != "thorough" else 0,
             within_shards=config.data.shuffling == "within_shards",
         )
-        chosen = np.random.default_rng(PROBE_SEED).permutation(len(self.data.test_images))
-        self.probe_images = self.data.test_images[
-            torch.from_numpy(chosen[: config.trace.probe_size]).to(self.device)
-        ]  # (probe_size, channels, height, width)
+        chosen = np.random.default_rng(PROBE_SEED).permutation(source.test_count)
+        self.probe_images = source.probe(chosen[: config.trace.probe_size])
+        """(probe_size, channels, height, width)."""
         self.planned_rates: dict[int, float] = {}
         """Step to the learning rate that is set when that many updates are completed."""
         self.agenda = Agenda(config)
@@ -86,6 +84,26 @@ class Trainer:
         """Step, learning rate and seconds of the train records that are still to be taken."""
         self._seconds = 0.0  # of training, before `begin`
         self._began: float | None = None
+
+    def _source(self, given: Source | None) -> Source:
+        if given is None and self.config.data.is_streamed:
+            return StreamedImages(self.config, self.device)
+        source = given or load(self.config.data)
+        return source.to(self.device) if isinstance(source, ImageData) else source
+
+    @property
+    def data(self) -> ImageData:
+        """The images, where they are in memory.
+
+        Raises:
+            DataError: they are not.
+        """
+        if isinstance(self.source, ImageData):
+            return self.source
+        raise DataError(
+            f"the images of {self.config.data.dataset} are read while training and not held in "
+            "memory, so this cannot be done with them"
+        )
 
     def set_learning_rate(self, value: float) -> None:
         """Set what the schedule multiplies; takes effect with the next update."""
@@ -168,6 +186,8 @@ class Trainer:
     def examples(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """These examples, (m,), as the next update trains on them: images (m, channels, height,
         width), and labels (m,)."""
+        if isinstance(self.source, StreamedImages):
+            return self.source.examples(self.step, self.batches)
         images = self.data.train_images.index_select(0, batch)
         config = self.config
         if config.data.is_augmented:
@@ -212,7 +232,8 @@ class Trainer:
 
     def to_check(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of the next minibatch, on which the paper's identities are checked."""
-        return self.examples(self.batches[self.step][: identities.EXAMPLES])
+        images, labels = self.examples(self.batches[self.step])
+        return images[: identities.EXAMPLES], labels[: identities.EXAMPLES]
 
     def measured(self, split: str, loss: float, accuracy: float | None) -> Metrics:
         """A record of what was measured now."""

@@ -11,7 +11,7 @@ from bnviz import identities, together
 from bnviz.config import RunConfig
 from bnviz.cuda_graph import Capture, NotCapturedError, Update, capture_cuda, captured
 from bnviz.data import ImageData
-from bnviz.evaluation import EVALUATION_CHUNK, predict, score
+from bnviz.evaluation import predict, score
 from bnviz.identities import Check
 from bnviz.observations import Observations
 from bnviz.probe import PreActivations, observe
@@ -61,7 +61,7 @@ class Training:
         first = trainers[0]
         self._stacked = len(trainers) > 1
         self._capture = capture or (capture_cuda if first.device.type == "cuda" else None)
-        self._config, self._data, self._agenda = first.config, first.data, first.agenda
+        self._config, self._source, self._agenda = first.config, first.source, first.agenda
         self._trains_on_what_is_observed = _trains_on_what_is_observed(first.config)
 
     def leave(self, number: int) -> None:
@@ -160,17 +160,18 @@ class Training:
         self, active: dict[int, Trainer], program: _Program
     ) -> Iterator[tuple[int, Record]]:
         """Loss, accuracy and the paper's identities of each run."""
-        chunks = []
+        chunks, labels = [], []
         last_sign = time.perf_counter()
-        for chunk in self._data.test_images.split(EVALUATION_CHUNK):
-            chunks.append(program.predict(chunk))
+        for images, own_labels in self._source.test_chunks():
+            chunks.append(program.predict(images))
+            labels.append(own_labels)
             if time.perf_counter() - last_sign > PROGRESS_INTERVAL_S:
                 yield from self._signs(active, complete=False)
                 last_sign = time.perf_counter()
         logits = torch.cat(chunks, 1)  # (R, images, classes)
         for (number, trainer), own in zip(active.items(), logits, strict=True):
             if number in self._trainers:
-                yield number, trainer.measured("test", *score(own, self._data.test_labels))
+                yield number, trainer.measured("test", *score(own, torch.cat(labels)))
         if identities.apply_to(self._config.model):
             for number, checks in zip(active, program.check(), strict=True):
                 for check in checks:
@@ -219,11 +220,11 @@ class _Program:
     def observe(self) -> PreActivations:
         """Of the probe of each run, (N, R · units, …)."""
         first, trace = self._first, self._first.config.trace
-        images = first.probe_images
-        if trace.probe == "minibatch":
-            images, _ = first.examples(self._batch(first.step))
+        batch = self._batch(first.step) if trace.probe == "minibatch" else None
         if self._stack:
+            images = first.probe_images if batch is None else first.data.train_images[batch]
             return self._stack.observe(images, trace.bn_mode)
+        images = first.probe_images if batch is None else first.examples(batch)[0]
         return observe(first.model, first.observed, images, trace.bn_mode)
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
@@ -299,6 +300,8 @@ def _no_graph(config: RunConfig) -> str | None:
         return "full whitening waits for the GPU in each step"
     if config.optimizer.kind == "adagrad":
         return "torch's AdaGrad counts its steps on the CPU"
+    if config.data.is_streamed:
+        return "its images come from the disk"
     if config.data.is_augmented:
         return "random numbers of crops and distortions are drawn on the CPU"
     return None
@@ -311,5 +314,6 @@ def _trains_on_what_is_observed(config: RunConfig) -> bool:
         config.trace.probe == "minibatch"
         and (config.trace.bn_mode == "batch" or config.model.normalization not in OVER_BATCH)
         and config.model.normalization != "batch_renorm"
+        and config.training.precision == "float32"
         and not config.model.dropout
     )

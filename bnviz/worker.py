@@ -128,7 +128,7 @@ def carry_out(
                     reporter.finish_with(error)
             else:
                 going[len(going)] = recorder
-                train_on = recorder.trainer.data
+                train_on = recorder.trainer.source
         starting.over()
         if going:
             _train(going, reporters)

@@ -128,7 +128,7 @@ def test_an_empty_root_says_what_to_do(root):
             "unknown preset 'figure9'; choose one of batch-sweep, bn-placement, cnn, ",
         ),
         (["run", "figure1", "--set", "model.depth=3"], "model.depth: unknown key; model has"),
-        (["run", "figure1", "--set", "training.steps=0"], "a whole number from 1 to 10,000,000"),
+        (["run", "figure1", "--set", "training.steps=0"], "a whole number from 1 to 100,000,000"),
         (["run", "figure1", "--set", "optimizer.learning_rate=nan"], "above 0 and at most 100"),
         (["run", "figure1", "--set", "optimizer.learning_rate=1e9"], "above 0 and at most 100"),
         (["run", "figure1", "--set", "training.batch_size=1"], "a batch of at least 2"),

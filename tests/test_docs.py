@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 import bnviz
-from bnviz import __main__, presets, schema, sources
+from bnviz import __main__, folders, presets, schema, sources
 from bnviz.accuracies import Accuracies, Inference
 from bnviz.config import RunConfig, parse_setting
 from bnviz.status import RunError, State, Status
@@ -148,7 +148,7 @@ def test_the_data_sets_are_those_there_are():
     documented = [names(row[0])[0] for row in table(DATA_SETS)]
     dataset = RunConfig.model_fields["data"].annotation.model_fields["dataset"]
     assert sorted(documented) == sorted(get_args(dataset.annotation))
-    assert all(f"`{ending}`" in DATA_SETS for ending in sources.ENDINGS)
+    assert all(f"`{ending}`" in DATA_SETS for ending in folders.ENDINGS)
     for row in table(DATA_SETS):
         size = sources.download_size(names(row[0])[0]) / 1e6
         assert (f"({size:.0f} MB)" in row[2]) == (size > 0)

@@ -8,11 +8,11 @@ import torch
 
 from bnviz import crops, ensembles, predictions, run_here
 from bnviz.config import RunConfig
-from bnviz.crops import probabilities
 from bnviz.data import ImageData
 from bnviz.evaluation import Stopped, evaluate
 from bnviz.images import make_torchvision_importable
 from bnviz.predictions import Predictions, PredictionsError
+from bnviz.probabilities import probabilities
 from bnviz.status import State
 from bnviz.store import StoreError
 from bnviz.trainer import Trainer
@@ -85,7 +85,7 @@ def test_large_images_have_googlenets_scales():
 
 def test_probabilities_are_those_of_the_network(data):
     trainer = Trainer(CONFIG, data)
-    found = probabilities(trainer, flip=False)
+    found = probabilities(trainer)
     assert found.step == 0
     assert found.crops == 24
     trainer.model.eval()
@@ -101,7 +101,7 @@ def test_probabilities_are_those_of_the_network(data):
 
 def test_they_can_be_stopped(data):
     with pytest.raises(Stopped):
-        probabilities(Trainer(CONFIG, data), flip=False, stop=lambda: True)
+        probabilities(Trainer(CONFIG, data), stop=lambda: True)
 
 
 # Files ------------------------------------------------------------------------------------------

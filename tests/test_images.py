@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bnviz import data, images, sources, synthetic
+from bnviz import data, folders, images, sources, synthetic
 from bnviz.records import Metrics, Percentiles
 from bnviz.settings import DataConfig
 from bnviz.training import train
@@ -142,9 +142,9 @@ def test_a_folder_is_read_as_torchvision_reads_it(tmp_path, rng):
     from torchvision.datasets import ImageFolder
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    assert IMG_EXTENSIONS == sources.ENDINGS
+    assert IMG_EXTENSIONS == folders.ENDINGS
     theirs = ImageFolder(str(mine / "train"))
-    found = sources.image_files(mine / "train")
+    found = folders.image_files(mine / "train")
     assert [path for paths in found.values() for path in paths] == [p for p, _ in theirs.samples]
     assert loaded.train_labels.tolist() == theirs.targets
     expected = np.stack([np.asarray(image) for image, _ in theirs]).transpose(0, 3, 1, 2)

@@ -279,7 +279,7 @@ def test_a_learning_rate_that_cannot_be_keeps_start_disabled_and_says_why(page, 
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("steps", 0, "training.steps = 0: must be a whole number from 1 to 10,000,000"),
+        ("steps", 0, "training.steps = 0: must be a whole number from 1 to 100,000,000"),
         ("batch", 1, "needs a batch of at least 2"),
         ("batch", 60_001, "mnist has 60,000 training examples; choose at most 60,000"),
         ("seed", -1, "training.seed = -1"),
@@ -492,6 +492,10 @@ def test_a_preset_starts_what_its_file_says(page, submitted, name):
     app.number_input(key="seed").set_value(7).run()  # is gone with the choice of a preset
     app.selectbox(key="preset").set_value(name).run()
     assert not app.exception
+    if name.startswith("imagenet"):
+        assert texts(app.error).replace("\\", "").startswith("data.folder is empty")
+        assert start_button(app).disabled
+        return
     start_button(app).click().run()
     assert submitted == list(presets()[name].runs.values())
 

@@ -19,7 +19,7 @@ def some_digits(mnist):
     )
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("imagenet")])
 def test_each_of_its_runs_trains(name, some_digits):
     for run_name, config in presets()[name].runs.items():
         brief = config.replace({"training.steps": 2, "training.evaluations": 1, "trace.records": 1})

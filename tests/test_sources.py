@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from bnviz import jobs, sources, worker
+from bnviz import folders, jobs, sources, worker
 from bnviz.config import ConfigError, RunConfig
 from bnviz.data import ImageData
 from bnviz.plots import compared
@@ -135,10 +135,10 @@ def test_no_more_headers_are_read_than_promised(mine, monkeypatch):
         os.link(mine / "train" / "cat" / "0.png", mine / "train" / "cat" / f"more{number}.png")
     opened = []
     monkeypatch.setattr(
-        sources.Image, "open", lambda path: opened.append(path) or Image.new("L", (1, 1))
+        folders.Image, "open", lambda path: opened.append(path) or Image.new("L", (1, 1))
     )
     assert sources.problems(config(mine)) == []
-    assert 100 < len(opened) <= sources.HEADERS
+    assert 100 < len(opened) <= folders.HEADERS
 
 
 @pytest.mark.parametrize("dataset", ["folder", "cifar10", "mnist"])

@@ -213,6 +213,9 @@ def read() -> Setup:
         which = "with" if state["bn"] == WITH else "without"
         problems = [f"The preset {preset.name} has no runs {which} normalization; choose Both."]
     for data in {config.data for config in runs.values()}:
-        if data.dataset != "folder":  # which takes time to look through: that is done at the start
+        # Folders take time to look through, which is done at the start.
+        if data.dataset not in settings_form.FOLDERS:
             problems += sources.data_problems(data)
+        elif problem := sources.no_folder_problem(data):
+            problems.append(problem)
     return Setup(preset, runs, problems)

@@ -28,6 +28,13 @@ ADVANCE_INTERVAL_S = 5.0
 
 LOG_TAIL_BYTES = 4_000
 
+IMAGES = {
+    "unreadable_images": "{count} images could not be read and are passed over; the log names them "
+    "(More).",
+    "enlarged_images": "{count} images are smaller than the crops, and are enlarged.",
+}
+"""What is said of the images of a run, by the key in its summary."""
+
 LOOK = {
     State.QUEUED: ("starting", "gray", ":material/hourglass_top:"),
     State.RUNNING: ("running", "blue", ":material/play_arrow:"),
@@ -309,6 +316,9 @@ def _details(status: Status) -> str:
 
 def _explain(run: Run, status: Status, place: int | None) -> None:
     """What a state that is not plain progress means, and what to do."""
+    for key, words in IMAGES.items():
+        if type(count := status.summary.get(key)) is int and count:
+            st.caption(words.format(count=f"{count:,}"))
     state = status.state
     silence = silent_for_s(status)
     if silence is not None:

@@ -64,6 +64,8 @@ CONTROLS = {
     "data.crop_area": Control("crop_area", "Least area of crops"),
     "data.flip": Control("flip", "Mirror images"),
     "data.distortion": Control("distortion", "Photometric distortion"),
+    "data.unreadable": Control("unreadable", "Images that cannot be read"),
+    "data.loaders": Control("loaders", "Processes that read images"),
     "trace.records": Control("records", "Records"),
     "trace.probe": Control("probe", "Probe"),
     "trace.probe_size": Control("probe_size", "Probe size"),
@@ -71,12 +73,14 @@ CONTROLS = {
     "trace.layers": Control("layers", "Layers recorded"),
     "trace.predictions": Control("predictions", "Store predictions"),
     "training.evaluations": Control("evaluations", "Evaluations"),
+    "training.precision": Control("precision", "Precision"),
     "training.device": Control("device", "Device"),
 }
 """Every setting, with its control."""
 
 DEFAULTS = RunConfig().flat()
 
+FOLDERS = ("folder", "imagenet")
 INCEPTIONS = ("inception", "small_inception")
 
 EFFECTIVE_WITH = {
@@ -94,8 +98,10 @@ EFFECTIVE_WITH = {
     "optimizer.nesterov": ("optimizer.kind", ("sgd",)),
     "optimizer.decay_factor": ("optimizer.schedule", ("exponential", "step")),
     "optimizer.decay_steps": ("optimizer.schedule", ("exponential", "step")),
-    "data.folder": ("data.dataset", ("fashion_mnist", "cifar10", "folder")),
-    "data.image_size": ("data.dataset", ("folder",)),
+    "data.folder": ("data.dataset", ("fashion_mnist", "cifar10", *FOLDERS)),
+    "data.image_size": ("data.dataset", FOLDERS),
+    "data.unreadable": ("data.dataset", FOLDERS),
+    "data.loaders": ("data.dataset", ("imagenet",)),
     "data.shard_size": ("data.shuffling", ("within_shards", "between_shards")),
     "trace.probe_size": ("trace.probe", ("heldout",)),
 }
