@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -82,7 +83,7 @@ def _draw(preset: Preset, members: dict[str, Run]) -> None:
             "here when the last one does."
         )
         rows = rows[rows["model"] != "ensemble"]
-    _table(rows, "figure4_ours")
+    _beside_the_papers(rows)
     st.caption(READING)
     if len(known) == len(preset.runs):
         st.markdown(reading(rows))
@@ -108,6 +109,54 @@ def reading(rows: pd.DataFrame) -> str:
             f"paper's relation {'holds' if crops < crop else '**does not hold**'} (21.99% against "
             "25.2%).",
         ]
+    )
+
+
+PAPERS = {
+    ("mean member", "single"): "BN-Inception single crop",
+    ("mean member", "many"): "BN-Inception multicrop",
+    ("ensemble", "many"): "BN-Inception ensemble",
+}
+"""Rows of the paper's table by what they are in ours. Its one network is the mean member here."""
+
+
+def beside_the_papers(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each model: its errors by one crop and by many, and the paper's."""
+    theirs = paper.FIGURE_4.set_index("model").to_dict("index")
+    parts = {"single": rows[rows["crops"] == 1], "many": rows[rows["crops"] > 1]}
+    wide = pd.DataFrame({"model": parts["single"]["model"].to_numpy()})
+    for which, part in parts.items():
+        for top in ("top1", "top5"):
+            wide[f"{which}_{top}"] = part[top].to_numpy()
+    for which in parts:
+        for top in ("top1", "top5"):
+            own = [PAPERS.get((model, which), "") for model in wide["model"]]
+            wide[f"paper_{which}_{top}"] = pd.Series(
+                [theirs[name][top] if name else np.nan for name in own], dtype="float64"
+            )
+    return wide
+
+
+def _beside_the_papers(rows: pd.DataFrame) -> None:
+    share = partial(st.column_config.NumberColumn, format="percent")
+    crops = {"single": "1 crop", "many": f"{rows['crops'].max()} crops"}
+    tops = {"top1": "top-1", "top5": "top-5"}
+    st.dataframe(
+        beside_the_papers(rows),
+        hide_index=True,
+        key="figure4_ours",
+        placeholder="–",
+        column_config={"model": "Model"}
+        | {
+            f"{which}_{top}": share(f"ours, {words}: {name}")
+            for which, words in crops.items()
+            for top, name in tops.items()
+        }
+        | {
+            f"paper_{which}_{top}": share(f"paper, {words}: {name}")
+            for which, words in {"single": "1 crop", "many": "144 crops"}.items()
+            for top, name in tops.items()
+        },
     )
 
 
