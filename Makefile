@@ -18,7 +18,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-bench browser
-	for bench in training together store page normalizations checkpoint queue; do \
+	for bench in training together store page normalizations checkpoint queue imagenet; do \
 	  $(BIN)/python benchmarks/bench_$$bench.py || exit 1; \
 	done
 

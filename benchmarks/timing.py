@@ -18,7 +18,16 @@ import numpy.typing as npt
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-PACKAGES = ("torch", "numpy", "pyarrow", "pandas", "plotly", "streamlit", "tensorboard")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pyarrow",
+    "pandas",
+    "plotly",
+    "streamlit",
+    "tensorboard",
+)
 
 Seconds = npt.NDArray[np.float64]
 

@@ -24,7 +24,11 @@ MISSED_AT_FIRST = ("/_stcore/health", "/_stcore/host-config")
 
 ROW, HEADER = 35, 36  # pixels
 
-SHOWN = {"runs": "canvas", "method": '[data-testid="stAlert"]'}
+SHOWN = {
+    "runs": "canvas",
+    "method": '[data-testid="stAlert"]',
+    "paper?figure=Figure+4": '[data-testid="stDataFrame"]',
+}
 """What is there on a page without a chart when it is drawn."""
 
 
@@ -208,6 +212,38 @@ def test_a_sweep_from_start_to_finish(page, server, complaints):  # noqa: F811
     assert complaints() == []
 
 
+def test_figure_2_grows_after_one_click_keeps_its_zoom_and_is_cancelled(page, server, complaints):  # noqa: F811
+    page.goto(server.url + PAPER[1])
+    drawn(page, "paper_chart2")
+    page.get_by_role("button", name="Start Figure 2").click()
+    expect(page.get_by_text("0 of 7 runs have ended", exact=True)).to_be_visible()
+    plot = drawn(page, "ours_chart2")
+    points = "Number(document.querySelector('.st-key-ours_chart2 .plot').dataset.points)"
+    page.wait_for_function(f"{points} > 6", timeout=120_000)
+    panel = plot.locator('.nsewdrag[data-subplot="xy"]')
+    panel.scroll_into_view_if_needed()
+    box = panel.bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 90, box["y"] + 130, steps=5)
+    page.mouse.up()
+    zoom = """(() => { const l = document.querySelector('.st-key-ours_chart2 .plot').layout;
+               return [l.xaxis.range, l.yaxis.range]; })()"""
+    zoomed = page.evaluate(zoom)
+    assert zoomed[0][1] < 4_800
+    before = page.evaluate(points)
+    page.wait_for_function(f"{points} > {before}", timeout=120_000)
+    assert page.evaluate(zoom) == zoomed
+    page.get_by_role("button", name="Cancel all").click()
+    expect(page.get_by_text("7 of 7 runs have ended", exact=True)).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Run what is missing (7 runs)").wait_for()
+    runs = [open_run(server.root / run_id) for run_id in list_run_ids(server.root)]
+    assert {run.status.state for run in runs} == {State.CANCELLED}
+    assert complaints() == []
+
+
+PAPER = ("paper", "paper?figure=Figures+2+and+3", "paper?figure=Figure+4")
+
 FADED_IN = """() => !document.getAnimations().some(
     a => a.playState === "running" && a.effect.getComputedTiming().iterations !== Infinity)"""
 """While an element fades in, its text has less contrast."""
@@ -221,7 +257,7 @@ def test_every_page_passes_the_accessibility_rules(browser, server, scheme):  # 
         change_about(open_run(server.root / list_run_ids(server.root)[0]), group="mine")
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1000})
     page = context.new_page()  # noqa: F811
-    for path in ("", "runs", "compare", "distributions", "method", "sweeps", "paper"):
+    for path in ("", "runs", "compare", "distributions", "method", "sweeps", *PAPER):
         page.goto(server.url + path)
         shown = SHOWN.get(path, ".bnviz-chart .plot[data-drawn=true]")
         page.locator(shown).first.wait_for(timeout=60_000)
