@@ -3,8 +3,8 @@
     python benchmarks/bench_imagenet.py
 
 Training (forward, backward, update) on images in memory, then reading JPEGs from the disk as
-training does, which must be faster. On a GPU in mixed precision as well; on a CPU by one thread. All
-take turns in one process, so that what else the machine does falls on all.
+training does, which must be faster. On a GPU in mixed precision as well; on a CPU by one thread.
+All take turns in one process, so that what else the machine does falls on all.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from bnviz.config import RunConfig
@@ -18,9 +20,13 @@ ALWAYS_TOLD = (
 )
 """Settings that a reader of a figure must know, also where they are the defaults."""
 
+LONGEST_LABEL = 70
+"""Characters of a run's name on a figure. With longer ones the legend fills the screen."""
+
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run on a figure: with or without BN, and what else sets them apart."""
+    """A name for each run on a figure: with or without BN, and what else sets them apart; where
+    that is too much for a figure, what the run was called when it was started."""
     flat = [run.config.flat() for run in runs]
     differing = [
         path
@@ -31,10 +37,27 @@ def labels(runs: Sequence[Run]) -> list[str]:
         ", ".join([run.config.label, *(setting(path, values[path]) for path in differing)])
         for run, values in zip(runs, flat, strict=True)
     ]
+    if any(len(name) > LONGEST_LABEL for name in names):
+        names = _called(runs)
     return [  # equal configurations: the id tells them apart
         f"{name} ({run.run_id[-6:]})" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)
     ]
+
+
+def _called(runs: Sequence[Run]) -> list[str]:
+    """The names in the ids of the runs, without their common beginning, and the seeds where these
+    differ."""
+    words = [
+        re.sub(r"-seed\d+$", "", run.run_id[16:].rpartition("-")[0]).split("-") for run in runs
+    ]
+    columns = zip(*(own[:-1] for own in words), strict=False)
+    common = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
+    names = ["-".join(own[common:]) for own in words]
+    seeds = [run.config.training.seed for run in runs]
+    if len(set(seeds)) == 1:
+        return names
+    return [f"{name}, seed {seed}" for name, seed in zip(names, seeds, strict=True)]
 
 
 def shared_settings(runs: Sequence[Run]) -> str:

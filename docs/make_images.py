@@ -1,7 +1,7 @@
 """Take the screenshots in `docs/images/` from real runs: `make images`.
 
-Trains the presets `figure1` and `lr-sweep` in full (some five minutes on two cores), or shows the
-newest runs below a root given as the argument.
+Trains the presets `figure2`, `lr-sweep` and `figure1` in full (some twenty minutes on two cores),
+or shows the newest runs below a root given as the argument.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SHOTS = (
     ("distributions.png", "distributions", 1400, 1250, "light"),
     ("method.png", "method", 1400, 1800, "light"),
     ("paper.png", "paper", 1400, 1350, "light"),
+    ("paper-systems.png", "paper?figure=Figures+2+and+3", 1400, 2400, "light"),
 )
 
 
@@ -52,7 +53,7 @@ def main() -> None:
         IMAGES.mkdir(exist_ok=True)
         root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch) / "runs"
         if not root.exists():
-            for preset in ("lr-sweep", "figure1"):  # the newest runs are shown at first
+            for preset in ("figure2", "lr-sweep", "figure1"):  # the newest runs are shown at first
                 train = [sys.executable, "-m", "bnviz", "run", preset, "--root", str(root)]
                 subprocess.run(train, cwd=PROJECT, check=True)
         server = Server(root)

@@ -32,6 +32,19 @@ def test_labels_say_what_sets_runs_apart(run):
     assert captions.labels([]) == []
 
 
+def test_where_too_much_sets_runs_apart_they_are_called_what_they_were_started_as(run):
+    many = {"model__dropout": 0.4, "optimizer__l2": 1e-4, "data__shuffling": "between_shards"}
+    plain = run("figure2-inception-abc123", model__normalization="none", **many)
+    fast = run("figure2-bn-x5-abc124", optimizer__learning_rate=0.9)
+    assert captions.labels([plain, fast]) == ["inception", "bn-x5"]
+    again = run("figure2-bn-x5-seed1-abc125", optimizer__learning_rate=0.9, training__seed=1)
+    assert captions.labels([plain, fast, again]) == [
+        "inception, seed 0", "bn-x5, seed 0", "bn-x5, seed 1",
+    ]  # fmt: skip
+    slow = run("figure2-bn-x5-abc126")
+    assert captions.labels([plain, fast, slow])[1:] == ["bn-x5 (abc124)", "bn-x5 (abc126)"]
+
+
 def test_equal_runs_are_told_apart_by_their_ids(run):
     runs = [run("a-abc123"), run("b-abc124")]
     assert captions.labels(runs) == ["With BN (abc123)", "With BN (abc124)"]
