@@ -1,19 +1,17 @@
-"""The paper's systems against one another: Figure 2's curves, Figure 3's table, and which of the
-paper's relations hold (Section 4.2.2). No files."""
+"""The paper's systems against one another: Figure 3's table, and which of its relations hold
+(Section 4.2.2). No files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bnviz import paper, style
-from bnviz.comparisons import Curve
-from bnviz.style import Drawn
+from bnviz import paper
 
 SYSTEMS = {
     "inception": "Inception",
@@ -25,17 +23,6 @@ SYSTEMS = {
     "inception-sigmoid": "Inception-Sigmoid",
 }
 """The runs of the preset figure2, and what the paper calls these systems (`paper.FIGURE_3`)."""
-
-LINES = {
-    "Inception": ("#222222", "dash"),
-    "BN-Baseline": ("#0072B2", "dot"),
-    "BN-x5": ("#009E73", "solid"),
-    "BN-x30": ("#A8457F", "longdash"),
-    "BN-x5-Sigmoid": ("#B8860B", "dashdot"),
-    "Inception at 5 × the rate": ("#8A8A8A", "dot"),
-    "Inception-Sigmoid": ("#8A8A8A", "longdashdot"),
-}
-"""Colour and dash of each, the same for the paper's curves and for ours."""
 
 LEARNS = 1.5
 """A network that is right less often than so many times chance has learned nothing."""
@@ -51,9 +38,13 @@ class Result:
     diverged_at: int | None = None
 
     @property
+    def known(self) -> list[float]:
+        """The accuracies that are numbers."""
+        return [float(accuracy) for accuracy in self.accuracy if np.isfinite(accuracy)]
+
+    @property
     def best(self) -> float | None:
-        known = self.accuracy[np.isfinite(self.accuracy)]
-        return float(known.max()) if len(known) else None
+        return max(self.known, default=None)
 
     def steps_to(self, accuracy: float) -> int | None:
         """Of the first evaluation with this accuracy."""
@@ -74,6 +65,8 @@ class Outcome(NamedTuple):
     """The baseline's steps over these."""
     best: list[float]
     """Best accuracy of each seed."""
+    last: list[float]
+    """Accuracy of each seed at its end."""
     seeds: int
     diverged: list[int]
     """At which step, of those that did."""
@@ -81,7 +74,7 @@ class Outcome(NamedTuple):
 
 def outcome(results: Results, system: str) -> Outcome:
     """What came of a system so far."""
-    found = Outcome([], [], [], 0, [])
+    found = Outcome([], [], [], [], 0, [])
     seeds = 0
     for seed, own in results.get(system, {}).items():
         baseline = results.get(paper.BASELINE, {}).get(seed)
@@ -92,6 +85,7 @@ def outcome(results: Results, system: str) -> Outcome:
             found.diverged.append(own.diverged_at)
         if own.best is not None:
             found.best.append(own.best)
+            found.last.append(own.known[-1])
         reached, reference = own.steps_to(baseline.best), baseline.steps_to(baseline.best)
         if reached and reference:
             found.steps.append(reached)
@@ -117,7 +111,7 @@ def table(results: Results) -> pd.DataFrame:
                 else None,
                 "paper_best": theirs.best_accuracy,
                 **_spread("steps", ours.steps),
-                "speed_up": _mean(ours.speed_ups),
+                "speed_up": mean(ours.speed_ups),
                 **_spread("best", ours.best),
                 "seeds": ours.seeds,
                 "what": _in_words(ours, theirs.outcome),
@@ -127,13 +121,13 @@ def table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
     return {
-        name: _mean(values),
+        name: mean(values),
         f"{name}_least": min(values, default=None),
         f"{name}_most": max(values, default=None),
     }
@@ -169,8 +163,8 @@ def claims(results: Results, chance: float) -> list[Claim]:
         chance: accuracy of a network that has learned nothing.
     """
     found = {system: outcome(results, system) for system in paper.FIGURE_3}
-    best = {system: _mean(own.best) for system, own in found.items() if own.seeds}
-    speed = {system: _mean(own.speed_ups) for system, own in found.items() if own.seeds}
+    best = {system: mean(own.best) for system, own in found.items() if own.seeds}
+    speed = {system: mean(own.speed_ups) for system, own in found.items() if own.seeds}
     baseline = paper.BASELINE
 
     def faster(system: str, than: str, theirs: str) -> Claim:
@@ -244,8 +238,8 @@ def _share(accuracy: float | None) -> str:
 
 
 def _fails(own: Outcome, chance: float) -> bool:
-    """Whether each seed diverges or learns nothing."""
-    return len(own.diverged) == own.seeds or max(own.best, default=0) <= LEARNS * chance
+    """Whether each seed diverges or ends with nothing learned."""
+    return len(own.diverged) == own.seeds or max(own.last, default=0) <= LEARNS * chance
 
 
 def _failing(own: Outcome, chance: float) -> str:
@@ -257,138 +251,12 @@ def _failing(own: Outcome, chance: float) -> str:
         of = f" in {len(own.diverged)} of {own.seeds} seeds" if own.seeds > 1 else ""
         said.append(f"not finite at step {steps}{of}")
     if len(own.diverged) < own.seeds:
-        said.append(f"finite; at most {_share(max(own.best))} right, where chance is {chance:.0%}")
+        said.append(f"finite; ends at {_share(max(own.last))}, where chance is {chance:.0%}")
     return "; ".join(said)
 
 
-# Figure 2 ---------------------------------------------------------------------------------------
-
-
-def theirs() -> Drawn:
-    """The paper's Figure 2, digitised: ImageNet."""
-    lines = []
-    for system in paper.FIGURE_3:
-        points = paper.imagenet_accuracy(system)
-        if len(points):
-            x, y = (points[name].to_numpy(dtype=np.float64) for name in ("step", "accuracy"))
-            lines.append(Curve(system, "", system, x, y))
-    marks = {
-        system: row.steps_to_72_2 for system, row in paper.FIGURE_3.items() if row.steps_to_72_2
-    }
-    return _figure(
-        lines,
-        paper.BASELINE_BEST,
-        marks,
-        "The paper: ImageNet, digitised",
-        "validation accuracy, single crop",
-        (0.4, 0.8),
-        32e6,
-    )
-
-
-def ours(curves: Mapping[str, Curve], results: Results, steps: int) -> Drawn:
-    """Figure 2 of our runs.
-
-    Args:
-        curves: of each system that has any, the mean over its seeds.
-        steps: of the whole runs, the end of the axis.
-    """
-    lines = [curves[system] for system in paper.FIGURE_3 if system in curves]
-    bests = [r.best for r in results.get(paper.BASELINE, {}).values() if r.ended and r.best]
-    best = _mean(bests)
-    marks = {
-        system: mean
-        for system in paper.FIGURE_3
-        if (mean := _mean(outcome(results, system).steps)) is not None
-    }
-    top = max((float(np.nanmax(c.y)) for c in lines if len(c.y)), default=1.0)
-    # What is compared happens near the best accuracy; the rise before it is a double click away.
-    bottom = max(0.0, min(best or top, top) - 0.1)
-    return _figure(
-        lines,
-        best,
-        marks,
-        "Ours: the small twin",
-        "test accuracy",
-        (bottom, min(1.0, top + 0.01)),
-        steps,
-    )
-
-
-def _figure(
-    lines: Sequence[Curve],
-    best: float | None,
-    marks: Mapping[str, float],
-    title: str,
-    y_title: str,
-    y_range: tuple[float, float],
-    steps: float,
-) -> Drawn:
-    """Curves with a diamond where each reaches the baseline's best accuracy."""
-    traces: list[dict[str, Any]] = []
-    drawn = []
-    for c in lines:
-        colour, dash = LINES[c.uid]
-        uid = style.uid(c.uid)
-        if c.low is not None and c.high is not None:
-            traces.append(
-                {
-                    "type": "scatter",
-                    "x": np.concatenate([c.x, c.x[::-1]]),
-                    "y": np.concatenate([c.high, c.low[::-1]]).astype(np.float32),
-                    "fill": "toself",
-                    "fillcolor": style.faint(colour),
-                    "line": {"width": 0},
-                    "mode": "lines",
-                    "hoverinfo": "skip",
-                    "showlegend": False,
-                    "legendgroup": uid,
-                    "uid": f"{uid}-band",
-                }
-            )
-        trace, points = style.line(
-            pd.Series(c.x),
-            pd.Series(c.y),
-            name=c.label,
-            line={"color": colour, "dash": dash, "width": 2},
-            legendgroup=uid,
-            uid=uid,
-            hovertemplate="%{y:.4f} at %{x:,.0f}",
-        )
-        traces.append(trace)
-        drawn.append(points)
-        if best is not None and c.uid in marks:
-            traces.append(
-                {
-                    "type": "scatter",
-                    "x": np.array([marks[c.uid]], np.float64),
-                    "y": np.array([best], np.float64),
-                    "mode": "markers",
-                    "marker": {"symbol": "diamond", "size": 11, "color": colour},
-                    "hovertemplate": f"{c.uid} reaches %{{y:.4f}} at step %{{x:,.0f}}"
-                    "<extra></extra>",
-                    "showlegend": False,
-                    "legendgroup": uid,
-                    "uid": f"{uid}-mark",
-                }
-            )
-    dotted = {"color": style.PAPER_COLOUR, "width": 1, "dash": "dot"}
-    ends = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "y0": best, "y1": best}
-    heading = {"x": 0.5, "y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom"}
-    layout = {
-        **style.layout(460, bottom=110),
-        "meta": style.meta(drawn),
-        "annotations": [{"text": title, "showarrow": False, "font": {"size": 14}, **heading}],
-        "shapes": [] if best is None else [{**ends, "line": dotted}],
-        "xaxis": {"range": [0, steps], "tickformat": "~s", **style.axis("step")},
-        "yaxis": {"range": list(y_range), **style.axis(y_title)},
-        "hovermode": "closest",
-    }
-    return Drawn((traces, layout))
-
-
 def describe(results: Results) -> str:
-    """Our figure in words, for those who cannot see it."""
+    """Our figures in words, for those who cannot see them."""
     rows = table(results)
     parts = [
         f"{row['system']}: best accuracy {row['best']:.4f}"

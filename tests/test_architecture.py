@@ -85,6 +85,7 @@ LEVELS = {
     "bnviz.distributions": 3,
     "bnviz.ensembles": 3,
     "bnviz.systems": 3,
+    "bnviz.system_figures": 3,
     "bnviz.sweeps": 3,
     "bnviz.identity_figures": 3,
     "bnviz.bias_figures": 3,

@@ -24,17 +24,26 @@ from the preset's."""
 def find(preset: Preset) -> Found:
     """Runs with the configurations of a preset, in any seed."""
     names = {_without_seed(config): name for name, config in preset.runs.items()}
+    kind = hash(tuple(names))
     found: Found = {name: {} for name in preset.runs}
-    for run_id in store.list_run_ids(store.default_root()):  # the newest first
+    root = store.default_root().absolute()
+    for run_id in store.list_run_ids(root):  # the newest first
+        key = kind, str(root / run_id)
         try:
-            run = runs.find(run_id)
-            name = names.get(_without_seed(run.config))
+            if key not in _names:
+                _names[key] = names.get(_without_seed(store.open_run(root / run_id).config))
+            if (name := _names[key]) is not None:
+                run = runs.find(run_id)
+                seed = run.config.training.seed - preset.runs[name].training.seed
+                found[name].setdefault(seed, run)
         except StoreError:
             continue  # the page Runs names it
-        if name is not None:
-            seed = run.config.training.seed - preset.runs[name].training.seed
-            found[name].setdefault(seed, run)
     return found
+
+
+_names: dict[tuple[int, str], str | None] = {}
+"""Which of some configurations a run has, by the configurations and its directory, as that never
+changes: a page is drawn often, and reading thousands of configurations takes seconds."""
 
 
 def _without_seed(config: RunConfig) -> RunConfig:

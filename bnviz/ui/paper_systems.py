@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from bnviz import comparisons, paper, plots, systems
+from bnviz import comparisons, paper, plots, system_figures, systems
 from bnviz.comparisons import Curve
 from bnviz.plots import Plot, Views
 from bnviz.presets import Preset, find_preset
@@ -89,7 +89,7 @@ def _theirs(views: Views) -> Plot:
         for system, row in paper.FIGURE_3.items()
         if row.best_accuracy
     )
-    return Plot(systems.theirs(), f"The paper's Figure 2, ImageNet. {words}.")
+    return Plot(system_figures.theirs(), f"The paper's Figure 2, ImageNet. {words}.")
 
 
 def results(found: Found) -> Results:
@@ -123,7 +123,7 @@ def _ours(preset: Preset, found: Found) -> chart.Build:
                 curves[system] = replace(mean, label=system + more, uid=system)
         now = results(found)
         steps = max(config.training.steps for config in preset.runs.values())
-        return Plot(systems.ours(curves, now, steps), f"Ours: {systems.describe(now)}")
+        return Plot(system_figures.ours(curves, now, steps), f"Ours: {systems.describe(now)}")
 
     return build
 
