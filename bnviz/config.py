@@ -142,6 +142,11 @@ def _data_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"data.input = 'colour': {data.dataset} has no colours; choose binary or grey"
         )
+    if config.trace.predictions and data.input == "binary":
+        problems.append(
+            "trace.predictions = True: crops make grey levels of binary pixels; choose "
+            "data.input = grey or colour, or no predictions"
+        )
     if data.is_augmented and data.input == "binary":
         problems.append(
             "data.input = 'binary': crops and distortions make grey levels of it; choose grey or "
@@ -199,6 +204,14 @@ def _model_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"trace.layers = {list(config.trace.layers)!r}: there is no layer "
             f"{', '.join(unknown)}; choose among {', '.join(model.layers)}"
+        )
+    if config.training.precision == "mixed" and model.normalization in (
+        "batch_renorm",
+        "whitening",
+    ):
+        problems.append(
+            f"training.precision = 'mixed': {_NAMES[model.normalization]} needs the precision of "
+            "float32; choose it, or another normalization"
         )
     known = DATASETS.get(config.data.dataset)
     if problem := size_problem(model, known.side if known else config.data.image_size):

@@ -41,9 +41,18 @@ def count(split: Path) -> int:
     return sum(map(len, image_files(split).values()))
 
 
-def problems(folder: Path, held_out: str) -> list[str]:
+def shown(path: str) -> str:
+    """A path as text: file names are bytes, which need not be text."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def problems(folder: Path, held_out: str, unreadable: str) -> list[str]:
     """What is wrong with a folder that is to hold images in train/CLASS/ and HELD_OUT/CLASS/, a
-    sentence each. No image is read beyond its header.
+    sentence each. No image is read beyond its header, and none where those that cannot be read are
+    to be passed over.
+
+    Args:
+        unreadable: `DataConfig.unreadable`.
 
     Raises:
         OSError: a folder cannot be read.
@@ -76,7 +85,9 @@ def problems(folder: Path, held_out: str) -> list[str]:
             f"{folder / held_out} has {names(unknown)}, which {folder / 'train'} has not; add "
             "training images, or remove the folder"
         )
-    return found or _header_problems(list(chain(*train.values(), *test.values())))
+    if found or unreadable == "skip":
+        return found
+    return _header_problems(list(chain(*train.values(), *test.values())))
 
 
 def _packed(folder: Path, split: str) -> list[Path]:
@@ -123,4 +134,4 @@ def _header_problems(images: list[str]) -> list[str]:
 
 def names(items: list[str]) -> str:
     more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(items[:NAMED]) + more
+    return ", ".join(map(shown, items[:NAMED])) + more

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bnviz import sources, synthetic
+from bnviz import folders, sources, synthetic
 from bnviz.settings import DataConfig
 
 SUBSET_SEED = 0
@@ -65,10 +65,11 @@ def read(
 
 
 def subset(config: DataConfig, count: int) -> np.ndarray:
-    """Which of `count` training examples are used."""
-    if not config.examples:
+    """Which of `count` training examples are used, in which order. Those of a folder are listed by
+    class, so for shards they are mixed: a shard has some of many classes."""
+    if not config.examples and config.shuffling == "thorough":
         return np.arange(count)
-    return np.random.default_rng(SUBSET_SEED).permutation(count)[: config.examples]
+    return np.random.default_rng(SUBSET_SEED).permutation(count)[: config.examples or count]
 
 
 def _read_known(config: DataConfig, cache: Path) -> tuple[Levels, Levels]:
@@ -142,7 +143,7 @@ def _read_images(
         except DataError as error:
             if config.unreadable == "refuse":
                 raise
-            unreadable[path] = str(error.__cause__)
+            unreadable[folders.shown(path)] = str(error.__cause__)
             continue
         levels[len(labels)].copy_(torch.from_numpy(pixels).permute(2, 0, 1))
         labels.append(label)
@@ -163,8 +164,8 @@ def read_image(path: str, side: int, *, colour: bool) -> np.ndarray:
             return np.array(image).reshape(side, side, -1)
     except Exception as error:  # a broken file can make a decoder raise anything
         raise DataError(
-            f"cannot read the image {path}: {error}; replace or remove it, or choose "
-            "data.unreadable = skip"
+            f"cannot read the image {folders.shown(path)}: {error}; replace or remove it, or "
+            "choose data.unreadable = skip"
         ) from error
 
 

@@ -139,7 +139,7 @@ TWIN = Plan(
 )
 """For images of 28 or 32 pixels: 14² and 7² in the stem, then modules at 7², 4² and 2²."""
 
-LEAST_SIDE, LEAST_SIDE_OF_TWIN = 64, 16
+LEAST_SIDE, LEAST_SIDE_OF_TWIN = 64, 17
 """Pixels of an image that leave at least two locations a side in the last modules."""
 
 

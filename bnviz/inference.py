@@ -50,12 +50,17 @@ def normalizations(model: Network) -> dict[str, Normalization]:
     return {name: m for name, m in found.items() if isinstance(m, _BatchNorm | Whitening)}
 
 
-def training_batches(trainer: Trainer) -> list[torch.Tensor]:
-    """Indices of the minibatches of the population statistics, each (batch_size,): those that would
-    come next in training."""
+def training_batches(trainer: Trainer) -> list[int]:
+    """Steps of the minibatches of the population statistics: those that would come next."""
     size = trainer.batches.batch_size
-    count = min(BATCHES, -(-len(trainer.data.train_images) // size))
-    return [trainer.batches[trainer.step + i] for i in range(count)]
+    count = min(BATCHES, -(-trainer.data.train_count // size))
+    return [trainer.step + i for i in range(count)]
+
+
+def training_images(trainer: Trainer, steps: Iterable[int]) -> Iterator[torch.Tensor]:
+    """The images of these steps as training sees them, (batch_size, channels, height, width)."""
+    for step in steps:
+        yield trainer.examples(trainer.batches[step], step)[0]
 
 
 @torch.no_grad()
@@ -248,9 +253,7 @@ def accuracies(trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> In
         in_batches=score(in_batches, labels)[1], alone=score(one_by_one, labels[:count_alone])[1]
     )
     batches = training_batches(trainer)
-    statistics = population_statistics(
-        model, (data.train_images[batch] for batch in unless_stopped(batches))
-    )
+    statistics = population_statistics(model, unless_stopped(training_images(trainer, batches)))
     population = with_population(model, statistics)
     by_population, expected = by_fixed_statistics(population)
     folded, difference, problem = None, None, ""

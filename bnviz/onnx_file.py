@@ -23,6 +23,7 @@ from bnviz.inference import (
     normalizations,
     population_statistics,
     training_batches,
+    training_images,
     with_population,
 )
 from bnviz.models import Network
@@ -95,7 +96,7 @@ def for_inference(trainer: Trainer) -> tuple[Network, str]:
     if not normalizations(model):
         return model, "as trained"
     batches = training_batches(trainer)
-    images = (trainer.data.train_images[batch] for batch in batches)
+    images = training_images(trainer, batches)
     model = with_population(model, population_statistics(model, images))
     how = f"population statistics of {len(batches)} minibatches (Algorithm 2)"
     try:

@@ -20,6 +20,10 @@ SUM_ERROR = 1e-3
 """By how much the probabilities of an example may differ from 1 in all."""
 
 
+MOST_VALUES = 200_000_000
+"""Examples times classes. ImageNet has 50 million."""
+
+
 class PredictionsError(ValueError):
     """The file is not one of predictions; the message says why."""
 
@@ -41,6 +45,8 @@ class Predictions:
 
     def __post_init__(self) -> None:
         examples, classes = len(self.labels), self.single.shape[1]
+        if self.crops < 2:
+            raise PredictionsError("many crops are two at least")
         if not examples or self.single.shape != self.many.shape or len(self.single) != examples:
             raise PredictionsError("labels and probabilities are of different examples")
         if self.labels.min() < 0 or self.labels.max() >= classes:
@@ -70,12 +76,19 @@ def read(path: Path) -> Predictions:
     PredictionsError: it is damaged, or another kind of file.
     """
     try:
-        table = pq.read_table(path, columns=["label", "single", "many"], partitioning=None)
+        with pq.ParquetFile(path) as file:
+            # Before anything is read: a small file can unfold to more than there is memory.
+            lists = [file.schema_arrow.field(name).type for name in ("single", "many")]
+            if not all(map(pa.types.is_fixed_size_list, lists)):
+                raise PredictionsError("not a list of probabilities for each example")
+            if file.metadata.num_rows * max(kind.list_size for kind in lists) > MOST_VALUES:
+                raise PredictionsError("more probabilities than a data set has")
+            table = file.read(columns=["label", "single", "many"])
         about = json.loads((table.schema.metadata or {})[ABOUT])
-        step, crops = (range(2**31)[about[name]] for name in ("step", "crops"))
+        step, crops = (range(2**31).index(about[name]) for name in ("step", "crops"))
         single, many = (_array(table[name]) for name in ("single", "many"))
         labels = table["label"].to_numpy().astype(np.int32, casting="same_kind")
-    except FileNotFoundError:
+    except (FileNotFoundError, PredictionsError):
         raise
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         raise PredictionsError("it is damaged, or no file of predictions") from error
@@ -87,7 +100,7 @@ def _lists(values: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
 
 
 def _array(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    if not pa.types.is_fixed_size_list(column.type) or column.null_count:
+    if column.null_count:
         raise PredictionsError("not a list of probabilities for each example")
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.astype(np.float32, casting="same_kind").reshape(len(column), column.type.list_size)

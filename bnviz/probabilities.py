@@ -10,8 +10,11 @@ import torch
 from bnviz.crops import crops
 from bnviz.data import ImageData
 from bnviz.evaluation import Stopped, predict
-from bnviz.predictions import Predictions
+from bnviz.predictions import Predictions, PredictionsError
 from bnviz.trainer import Trainer
+
+CROPS_AT_ONCE = 48
+"""Of one large image, in a forward pass."""
 
 
 def probabilities(trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> Predictions:
@@ -22,6 +25,7 @@ def probabilities(trainer: Trainer, stop: Callable[[], bool] = lambda: False) ->
 
     Raises:
         Stopped: `stop` said so.
+        PredictionsError: what comes out are no probabilities, or the images are not square.
     """
 
     def softmax(images: torch.Tensor) -> torch.Tensor:
@@ -34,9 +38,8 @@ def probabilities(trainer: Trainer, stop: Callable[[], bool] = lambda: False) ->
         single.append(softmax(images))
         labels.append(own)
     many, count = [], 0
-    for of_image in _crops(trainer):
-        of_crops = [softmax(crop) for crop in of_image]
-        many.append(torch.stack(of_crops).mean(0))
+    for of_crops in _of_crops(trainer, softmax):  # (crops, n, classes)
+        many.append(of_crops.mean(0))
         count = len(of_crops)
     return Predictions(
         step=trainer.step,
@@ -47,12 +50,18 @@ def probabilities(trainer: Trainer, stop: Callable[[], bool] = lambda: False) ->
     )
 
 
-def _crops(trainer: Trainer) -> Iterator[Iterator[torch.Tensor]]:
-    """The crops of some test images, then those of the next ones."""
+def _of_crops(
+    trainer: Trainer, softmax: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Class probabilities of the crops of some test images, (crops, n, classes), then of the next
+    ones."""
     source = trainer.source
     if isinstance(source, ImageData):
+        if source.shape[1] != source.shape[2]:
+            raise PredictionsError("crops are of square images")
         for images, _ in source.test_chunks():
-            yield crops(images, trainer.config.data.flip)
+            yield torch.stack([softmax(c) for c in crops(images, trainer.config.data.flip)])
     else:
         for of_images, _ in source.test_crops():  # (1, crops, channels, side, side)
-            yield iter(of_images.unbind(1))
+            parts = [softmax(part) for part in of_images[0].split(CROPS_AT_ONCE)]
+            yield torch.cat(parts)[:, None]

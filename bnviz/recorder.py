@@ -15,6 +15,7 @@ from bnviz.config import ConfigError
 from bnviz.evaluation import Stopped
 from bnviz.files import write_aside
 from bnviz.inference import accuracies
+from bnviz.predictions import PredictionsError
 from bnviz.probabilities import probabilities
 from bnviz.records import Diverged, Metrics, Percentiles, Progress, Record
 from bnviz.reporter import RESERVE_BYTES, Reporter
@@ -194,6 +195,8 @@ class Recorder:
             if config.trace.predictions:
                 found = probabilities(self.trainer, stop)
                 predictions.write(paths.predictions, found)
+        except PredictionsError as error:  # the run itself is whole
+            self.reporter.say(f"no class probabilities are stored: {error}")
         except Stopped:
             return self.reporter.asked_to_stop or State.PAUSED
         return State.COMPLETED

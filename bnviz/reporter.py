@@ -64,7 +64,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """To the log. A full disk must not keep the status from saying so."""
         with contextlib.suppress(OSError):
-            print(text, file=self._log, flush=True)
+            print(_as_text(text), file=self._log, flush=True)
 
     def change(self, **values: Any) -> None:
         """Values of the status that are written with the next report."""
@@ -134,6 +134,10 @@ class Reporter:
             self.say(f"the run directory is gone: {error}")
             return
         self.say(traceback.format_exc())
+        if self.interrupted:  # as were the processes that it needs: it goes on from its checkpoint
+            with contextlib.suppress(OSError):
+                self.finish(State.PAUSED)
+            return
         # Where it cannot be written, the run is LOST when its process ends, and can be resumed.
         with contextlib.suppress(OSError):
             if isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -144,8 +148,8 @@ class Reporter:
                 return
             what = RunError(
                 type=type(error).__name__,
-                message=_in_words(error),
-                traceback=traceback.format_exc(),
+                message=_as_text(_in_words(error)),
+                traceback=_as_text(traceback.format_exc()),
             )
             self.finish(State.FAILED, error=what)
 
@@ -157,6 +161,11 @@ class Reporter:
             with contextlib.suppress(OSError):
                 self.write(durable=True)
                 self.ended = True
+
+
+def _as_text(text: str) -> str:
+    """The same, where it has names of files whose bytes are no text."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _in_words(error: Exception) -> str:

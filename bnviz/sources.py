@@ -161,8 +161,8 @@ def problems(config: RunConfig) -> list[str]:
 
 
 def memory_problem(config: RunConfig) -> str:
-    """Why a network cannot train on this machine's processor with its batch; "" if it can. Looked
-    at for Inceptions alone: of the others no batch that the data allow is too large."""
+    """Why an Inception cannot train on this machine's processor with its batch; "" if it can, and
+    for other networks, which are small."""
     model, batch = config.model, config.training.batch_size
     if not model.is_inception:
         return ""
@@ -198,7 +198,7 @@ def data_problems(data: DataConfig) -> list[str]:
         return [problem]
     if data.dataset in HELD_OUT:
         try:
-            return folders.problems(folder, HELD_OUT[data.dataset])
+            return folders.problems(folder, HELD_OUT[data.dataset], data.unreadable)
         except OSError as error:
             return [
                 f"data.folder: cannot read {error.filename}: {error.strerror}; give this user the "

@@ -28,6 +28,9 @@ RESIZE = 256 / 224
 TEST_BATCH = 50
 """Test images that are read, and pass the network, at once."""
 
+REPLACED_BY = 100
+"""Images that are tried in the place of one that cannot be read."""
+
 AHEAD = 4
 """Batches that each process reads in advance: images of very different sizes take very different
 times."""
@@ -130,9 +133,7 @@ class StreamedImages:
         parts = np.array_split(numbers, -(-len(numbers) // (size or TEST_BATCH)))
         data = self._config.data
         for batch in self._loader(_Testing(self._test, parts, data, transform), range(len(parts))):
-            images, labels = self._received(batch)
-            if len(labels):
-                yield images, labels
+            yield self._received(batch)
 
     def _received(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         if batch.failures and self._config.data.unreadable == "refuse":
@@ -143,6 +144,12 @@ class StreamedImages:
             )
         self.unreadable.update(batch.failures)
         self.enlarged.update(batch.enlarged)
+        if batch.failures and not len(batch.labels):
+            path, why = batch.failures[0]
+            raise DataError(
+                f"none of {len(batch.failures)} images can be read, such as {path}: {why}; bring "
+                "others"
+            )
         images = batch.images.to(self._device, non_blocking=True)
         labels = batch.labels.to(self._device, non_blocking=True)
         return pixels(images, self._config.data.input), labels
@@ -163,10 +170,11 @@ class StreamedImages:
 
 
 def _own_signals(_: int) -> None:
-    """A process that reads images ends as usual, and not as the run that it belongs to."""
+    """A process that reads images ends as usual, and not as the run that it belongs to, whose
+    handlers it has."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Files:
@@ -215,16 +223,17 @@ class _Reader(Dataset[Batch]):
         failures: dict[str, str] = {}
         enlarged: list[str] = []
         for wanted in numbers:
-            for number in range(wanted, wanted + (len(self._files.paths) if replace else 1)):
+            for number in range(wanted, wanted + (REPLACED_BY if replace else 1)):
                 number %= len(self._files.paths)
                 path = self._files.path(number)
+                name = folders.shown(path)
                 try:
                     image = self._open(path)
                     if min(image.size) < self._data.image_size:
-                        enlarged.append(path)
+                        enlarged.append(name)
                     images.append(transform(image))
                 except Exception as error:  # a broken file can make a decoder raise anything
-                    failures[path] = str(error)
+                    failures[name] = str(error)
                     if self._data.unreadable == "refuse":
                         break
                 else:

@@ -164,7 +164,8 @@ def claims(results: Results, chance: float) -> list[Claim]:
     """
     found = {system: outcome(results, system) for system in paper.FIGURE_3}
     best = {system: mean(own.best) for system, own in found.items() if own.seeds}
-    speed = {system: mean(own.speed_ups) for system, own in found.items() if own.seeds}
+    # Where a seed never gets there, that counts as 0.
+    speed = {s: sum(own.speed_ups) / own.seeds for s, own in found.items() if own.seeds}
     baseline = paper.BASELINE
 
     def faster(system: str, than: str, theirs: str) -> Claim:
@@ -172,7 +173,8 @@ def claims(results: Results, chance: float) -> list[Claim]:
         if system not in speed or than not in speed:
             return Claim(text, theirs, "", None)
         mine, other = speed[system], speed[than]
-        return Claim(text, theirs, f"{_times(mine)} against {_times(other)}", _above(mine, other))
+        said = f"{_times(mine, found[system])} against {_times(other, found[than])}"
+        return Claim(text, theirs, said, mine > other)
 
     def higher(system: str, than: Iterable[str], text: str, theirs: str) -> Claim:
         others = [other for other in than if other != system]
@@ -229,8 +231,12 @@ def _above(mine: float | None, other: float | None) -> bool:
     return (mine or 0) > (other or 0)
 
 
-def _times(speed_up: float | None) -> str:
-    return f"{speed_up:.1f} times" if speed_up else "never"
+def _times(speed_up: float, own: Outcome) -> str:
+    if not own.speed_ups:
+        return "never"
+    reached = len(own.speed_ups)
+    of = f" (in {reached} of {own.seeds} seeds)" if reached < own.seeds else ""
+    return f"{speed_up:.1f} times{of}"
 
 
 def _share(accuracy: float | None) -> str:

@@ -183,15 +183,18 @@ class Trainer:
         """A train record is due at this step; it is made when records are taken."""
         self._due.append((self.step, self.learning_rate, self.seconds))
 
-    def examples(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """These examples, (m,), as the next update trains on them: images (m, channels, height,
-        width), and labels (m,)."""
+    def examples(
+        self, batch: torch.Tensor, step: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """These examples, (m,), as the update after `step` completed ones trains on them, by
+        default the next one: images (m, channels, height, width), and labels (m,)."""
+        step = self.step if step is None else step
         if isinstance(self.source, StreamedImages):
-            return self.source.examples(self.step, self.batches)
+            return self.source.examples(step, self.batches)
         images = self.data.train_images.index_select(0, batch)
         config = self.config
         if config.data.is_augmented:
-            images = augmented(images, config.data, config.training.seed, self.step)
+            images = augmented(images, config.data, config.training.seed, step)
         return images, self.data.train_labels.index_select(0, batch)
 
     def update(self, batch: torch.Tensor, seen: PreActivations | None = None) -> torch.Tensor:

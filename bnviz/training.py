@@ -167,6 +167,8 @@ class Training:
             labels.append(own_labels)
             if time.perf_counter() - last_sign > PROGRESS_INTERVAL_S:
                 yield from self._signs(active, complete=False)
+                if not self._still(active):
+                    return
                 last_sign = time.perf_counter()
         logits = torch.cat(chunks, 1)  # (R, images, classes)
         for (number, trainer), own in zip(active.items(), logits, strict=True):

@@ -1,5 +1,7 @@
 """Predictions of finished runs, crops, and ensembles of them."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,7 +36,7 @@ def data(mnist):
 
 CONFIG = RunConfig().replace(
     {"model.hidden": [20], "training.steps": 30, "training.evaluations": 1, "trace.records": 1,
-     "trace.predictions": True}
+     "trace.predictions": True, "data.input": "grey"}
 )  # fmt: skip
 
 
@@ -127,6 +129,22 @@ def edited(path, **columns):
     pq.write_table(table, path)
 
 
+def about(path, **changes):
+    table = pq.read_table(path)
+    known = json.loads(table.schema.metadata[predictions.ABOUT])
+    metadata = {predictions.ABOUT: json.dumps({**known, **changes})}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_a_small_file_that_would_unfold_to_more_than_fits_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "predictions.parquet"
+    predictions.write(path, made_up(examples=200, classes=12))
+    monkeypatch.setattr(predictions, "MOST_VALUES", 2_399)
+    monkeypatch.setattr(pq.ParquetFile, "read", None)  # it is told by what the file says of itself
+    with pytest.raises(PredictionsError, match="more probabilities than a data set has"):
+        predictions.read(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -141,6 +159,9 @@ def edited(path, **columns):
         lambda path: edited(path, single=pa.array([0.5] * 200)),
         lambda path: edited(path, many=predictions._lists(np.full((200, 12), np.nan, np.float32))),
         lambda path: edited(path, many=predictions._lists(np.full((200, 12), 0.2, np.float32))),
+        lambda path: about(path, step=-1),
+        lambda path: about(path, crops=1),
+        lambda path: about(path, crops="many"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, damage):

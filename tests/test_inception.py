@@ -275,6 +275,14 @@ def test_the_papers_identities_hold_in_every_layer_of_the_twin(mnist):
     ("changes", "sentence"),
     [
         ({"model.kind": "inception"}, "the images are 28×28, and its poolings need 64×64"),
+        (
+            {"model.normalization": "whitening", "training.precision": "mixed"},
+            "training.precision = 'mixed': whitening needs",
+        ),
+        (
+            {"trace.predictions": True, "model.kind": "small_inception"},
+            "crops make grey levels of binary pixels",
+        ),
         ({"model.bn_per": "last_activations"}, "the mlp has no last module"),
         ({"trace.layers": ["conv7"]}, "there is no layer conv7; choose among hidden1"),
         ({"trace.layers": "hidden1"}, "a list of 0 to 100 names"),

@@ -6,8 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from bnviz import inference, models
+from bnviz.config import RunConfig
 from bnviz.evaluation import Stopped, evaluate, predict
-from bnviz.inference import FoldError, alone, fold, population_statistics, with_population
+from bnviz.inference import (
+    FoldError,
+    alone,
+    fold,
+    population_statistics,
+    training_batches,
+    training_images,
+    with_population,
+)
 from bnviz.settings import ModelConfig
 from bnviz.trainer import Trainer
 from bnviz.training import proceed
@@ -245,3 +254,15 @@ def test_it_stops_when_it_is_asked_to(digits):
     assert next(looks) == 17
     assert all(torch.equal(v, before[name]) for name, v in state(trainer.model).items())
     assert all(module.training for module in trainer.model.modules())
+
+
+def test_population_statistics_are_of_the_images_as_training_sees_them(digits):
+    config = RunConfig().replace({"data.input": "grey", "data.crop_area": 0.5, "model.hidden": [5]})
+    trainer = Trainer(config, digits)
+    steps = training_batches(trainer)
+    assert len(steps) == 10  # an epoch of 600 digits
+    first, second, *_ = training_images(trainer, steps)
+    assert torch.equal(first, trainer.examples(trainer.batches[0])[0])
+    trainer.step = 1
+    assert torch.equal(second, trainer.examples(trainer.batches[1])[0])
+    assert not torch.equal(second, digits.train_images[trainer.batches[1]])

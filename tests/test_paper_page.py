@@ -59,6 +59,16 @@ def test_the_newest_run_of_each_configuration_and_seed_is_found(root):
     assert not any(own for name, own in found.items() if name != "bn-x5")
 
 
+def test_a_run_that_has_ended_is_not_hidden_by_a_newer_one_that_stopped(root):
+    config = SYSTEMS["bn-x5"]
+    whole = put(root, 1, config)
+    put(root, 2, config, state=State.CANCELLED)
+    found = paper_runs.find(find_preset("figure2"))
+    assert found["bn-x5"][0].run_id == whole
+    diverged = put(root, 3, config, state=State.DIVERGED)
+    assert paper_runs.find(find_preset("figure2"))["bn-x5"][0].run_id == diverged
+
+
 def test_what_is_missing_is_started_or_goes_on(root):
     preset = find_preset("figure2")
     put(root, 1, SYSTEMS["inception"])
@@ -175,6 +185,15 @@ def test_the_ensemble_stands_there_when_the_last_member_has_ended(page, root):
     assert (last["paper_many_top1"], last["paper_many_top5"]) == (0.201, 0.049)
     assert np.isnan(last["paper_single_top1"])
     assert "The ensemble errs in" in texts(app.markdown)
+
+
+def test_a_member_that_ended_without_predictions_is_named(page, root):
+    for number, config in enumerate(MEMBERS.values(), 1):
+        run_id = put(root, number, config)
+        if number > 1:
+            predict(root, run_id, number)
+    app = page("Figure 4")
+    assert "member\\-1: no class probabilities are stored" in texts(app.warning)
 
 
 def test_a_damaged_file_is_named(page, root):

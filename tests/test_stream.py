@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import time
 
 import numpy as np
@@ -205,6 +206,17 @@ def test_a_subset_is_of_the_training_images(whole):
     assert (stream.train_count, stream.test_count, stream.classes) == (8, 6, 2)
 
 
+def test_shards_have_examples_of_all_classes(whole):
+    """The images of a folder are listed by class."""
+    for shuffling in ("within_shards", "between_shards"):
+        own = config(whole, **{"data.shuffling": shuffling, "data.shard_size": 10})
+        stream = StreamedImages(own, CPU)
+        assert sorted(stream._train.labels) == [0] * 10 + [1] * 10
+        assert 2 <= sum(stream._train.labels[:10]) <= 8
+        again = StreamedImages(own, CPU)
+        assert (stream._train.paths == again._train.paths).all()
+
+
 # Training ---------------------------------------------------------------------------------------
 
 
@@ -368,6 +380,40 @@ def test_truncated_images_are_counted_named_and_skipped(folder, tmp_path, capsys
     assert len(images) == 5  # accuracies are over those that can be read
 
 
+def test_a_file_that_is_no_image_is_skipped_too(folder, tmp_path):
+    (folder / "train" / "n01440764" / "aa.jpg").write_text("no image")
+    [sentence] = problem(folder)
+    assert "not images that can be read" in sentence
+    own = config(folder, **{"data.unreadable": "skip", "training.steps": 12})
+    assert sources.problems(own) == []
+    run = run_here(own, tmp_path / "runs")
+    assert run.status.state is State.COMPLETED
+    assert run.status.summary["unreadable_images"] == 1
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_where_no_image_can_be_read_that_is_said(folder, tmp_path, split):
+    for path in list((folder / split).rglob("*.JPEG")):
+        path.unlink()
+        path.write_text("no image")
+    run = run_here(config(folder, **{"data.unreadable": "skip"}), tmp_path / "runs")
+    assert run.status.state is State.FAILED
+    assert "images can be read, such as" in run.status.error.message
+
+
+def test_names_that_are_no_text_are_told(folder, tmp_path):
+    bad = os.fsencode(folder / "train" / "n01440764") + b"/\xff\xfe.JPEG"
+    with open(bad, "wb") as file:
+        file.write(b"no image")
+    own = config(folder, **{"training.steps": 12})
+    assert "\\xff\\xfe.JPEG" in sources.data_problems(own.data)[0]
+    with open(bad, "wb") as file:  # whole at the start, and not later
+        file.write(sorted((folder / "train" / "n01440764").glob("n*"))[0].read_bytes()[:3000])
+    run = run_here(own, tmp_path / "runs")
+    assert run.status.state is State.FAILED
+    assert "\\xff\\xfe.JPEG" in run.status.error.message
+
+
 def test_the_place_of_a_skipped_training_image_is_taken_by_another(folder):
     spoil(folder, "train", 1)
     own = config(folder, **{"data.unreadable": "skip"})
@@ -454,6 +500,23 @@ def test_a_run_can_be_started_watched_and_cancelled_as_any_other(whole, root):
         assert run.status.step >= 3, run.status
         jobs.cancel(run)
         assert jobs.wait_until_finished(run, 20) is State.CANCELLED
+    finally:
+        stop_all(root)
+
+
+def test_a_run_whose_processes_are_all_asked_to_end_is_paused(whole, root):
+    """As where the machine goes down."""
+    own = config(whole, **{"training.steps": 100_000, "data.loaders": 2})
+    run = open_run(root / jobs.submit(own, root, "imagenet"))
+    try:
+        deadline = time.monotonic() + 60
+        while run.status.step < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(os.getpgid(run.status.pid), signal.SIGTERM)
+        while run.status.state is State.RUNNING and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert run.status.state is State.PAUSED
+        assert run.status.reason == "the system asked its process to end"
     finally:
         stop_all(root)
 

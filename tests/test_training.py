@@ -453,3 +453,21 @@ def test_a_checkpoint_of_the_first_version_goes_on(digits):
     continued = Trainer(small(), digits)
     continued.restore(state)
     assert numbers(proceed(continued)) == numbers(proceed(part))
+
+
+def test_an_evaluation_ends_where_the_run_does(digits, monkeypatch):
+    """Over images on a disk it may take an hour."""
+    read = []
+
+    def chunks(self):
+        for number in range(1_000):
+            read.append(number)
+            yield digits.test_images[:10], digits.test_labels[:10]
+
+    monkeypatch.setattr(ImageData, "test_chunks", chunks)
+    monkeypatch.setattr(training, "PROGRESS_INTERVAL_S", -1)
+    running = training.Training([Trainer(RunConfig(), digits)])
+    for number, record in running.records():
+        if isinstance(record, Progress) and not record.complete:
+            running.leave(number)
+    assert len(read) < 5

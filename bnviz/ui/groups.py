@@ -8,7 +8,7 @@ import streamlit as st
 
 from bnviz import jobs
 from bnviz.processes import true_status
-from bnviz.status import ACTIVE
+from bnviz.status import UNFINISHED
 from bnviz.store import Run, StoreError
 from bnviz.ui import runs
 
@@ -19,7 +19,7 @@ def progress(chosen: Sequence[Run], key: str) -> None:
     Args:
         key: of the buttons on the page.
     """
-    active = [run for run in chosen if true_status(run).state in ACTIVE]
+    active = [run for run in chosen if true_status(run).state in UNFINISHED]
     ended = len(chosen) - len(active)
     st.progress(ended / len(chosen), text=f"{ended} of {len(chosen)} runs have ended")
     with st.container(horizontal=True):

@@ -52,6 +52,12 @@ def _draw(run: Run) -> None:
             "the statistics it can infer by."
         )
         return
+    if run.config.data.is_streamed:
+        st.info(
+            "This run reads its images from the disk. Measuring it by other statistics would take "
+            "many more passes over them, so that is not done."
+        )
+        return
     measured = run.inference()  # a StoreError is shown by the frame
     state = true_status(run).state
     if measured is not None:
@@ -130,6 +136,8 @@ def _reading(measured: Inference) -> str:
 
 
 def _download(run: Run) -> None:
+    if run.config.data.is_streamed:
+        return  # folding needs the images, which are not in memory
     ready = run.paths.checkpoint.is_file()
     st.download_button(
         "Download the network (ONNX)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 
 import numpy as np
@@ -12,11 +13,15 @@ from bnviz import ensembles, paper
 from bnviz.ensembles import MembersError
 from bnviz.predictions import Predictions
 from bnviz.presets import Preset, find_preset
+from bnviz.processes import true_status
+from bnviz.status import State
 from bnviz.store import Run, StoreError
 from bnviz.tables import WRITERS, origin
 from bnviz.ui import frame, paper_runs
 from bnviz.ui.exports import MIME
 from bnviz.ui.text import literal
+
+ENDED = (State.COMPLETED, State.DIVERGED)
 
 READING = """
 An ensemble's class probabilities are the arithmetic mean of those of its members. **Theirs is
@@ -45,7 +50,7 @@ def section() -> None:
     members = {name: own[0] for name, own in found.items() if 0 in own}
     if members:
         frame.watch(_draw, list(members.values()), preset, members)
-        _downloads(members)
+        _downloads(preset, members)
     st.subheader("What the members are", anchor=False)
     st.caption(literal(preset.why))
     st.dataframe(_changes(preset), hide_index=True, key="members")
@@ -65,15 +70,31 @@ def predicted(members: dict[str, Run]) -> dict[str, Predictions]:
     return known
 
 
+def errors(preset: Preset, known: dict[str, Predictions]) -> pd.DataFrame:
+    """As `ensembles.table`; the ensemble is there where all of its members are.
+
+    Raises:
+        MembersError: as `ensembles.table`.
+    """
+    rows = ensembles.table(known)
+    return rows if len(known) == len(preset.runs) else rows[rows["model"] != "ensemble"]
+
+
 def _draw(preset: Preset, members: dict[str, Run]) -> None:
     paper_runs.progress(members, "figure4")
     paper_runs.stopped(members.values())
     known = predicted(members)
+    ended = [name for name, run in members.items() if true_status(run).state in ENDED]
+    if without := [name for name in ended if name not in known]:
+        st.warning(
+            f"{literal(', '.join(without))}: no class probabilities are stored, the log says why. "
+            "Start it again, or there is no ensemble of all."
+        )
     if not known:
         st.info("The first errors stand here when the first run has ended.")
         return
     try:
-        rows = ensembles.table(known)
+        rows = errors(preset, known)
     except MembersError as error:
         st.error(literal(f"These runs make no ensemble: {error}."), icon=":material/error:")
         return
@@ -82,7 +103,6 @@ def _draw(preset: Preset, members: dict[str, Run]) -> None:
             f"{len(known)} of {len(preset.runs)} members have ended; the ensemble of all stands "
             "here when the last one does."
         )
-        rows = rows[rows["model"] != "ensemble"]
     _beside_the_papers(rows)
     st.caption(READING)
     if len(known) == len(preset.runs):
@@ -177,11 +197,18 @@ def _table(rows: pd.DataFrame, key: str) -> None:
     )
 
 
-def _downloads(members: dict[str, Run]) -> None:
-    chosen = list(members.values())
+def _downloads(preset: Preset, members: dict[str, Run]) -> None:
+    if not any(run.paths.predictions.is_file() for run in members.values()):
+        return
 
     def file(format: str) -> bytes:
-        return WRITERS[format](ensembles.table(predicted(members)), origin(chosen))
+        known = {}
+        for name, run in members.items():
+            with contextlib.suppress(StoreError):  # the page names it
+                if (own := run.predictions()) is not None:
+                    known[name] = own
+        chosen = [members[name] for name in known]
+        return WRITERS[format](errors(preset, known), origin(chosen))
 
     with st.container(horizontal=True):
         for format, word in (("csv", "CSV"), ("parquet", "Parquet")):

@@ -11,14 +11,14 @@ from bnviz import jobs, store
 from bnviz.config import RunConfig
 from bnviz.presets import Preset
 from bnviz.processes import true_status
-from bnviz.status import RESUMABLE, State
+from bnviz.status import ACTIVE, RESUMABLE, State
 from bnviz.store import Run, StoreError
 from bnviz.ui import groups, runs
 from bnviz.ui.text import literal
 
 Found = dict[str, dict[int, Run]]
-"""The newest run of each configuration: by its name in the preset, then by how far its seed is
-from the preset's."""
+"""The newest run of each configuration, one that has ended before others: by its name in the
+preset, then by how far its seed is from the preset's."""
 
 
 def find(preset: Preset) -> Found:
@@ -35,10 +35,18 @@ def find(preset: Preset) -> Found:
             if (name := _names[key]) is not None:
                 run = runs.find(run_id)
                 seed = run.config.training.seed - preset.runs[name].training.seed
-                found[name].setdefault(seed, run)
+                own = found[name].setdefault(seed, run)
+                if _rank(run) > _rank(own):
+                    found[name][seed] = run
         except StoreError:
             continue  # the page Runs names it
     return found
+
+
+def _rank(run: Run) -> int:
+    """One that has come to its end is preferred, then one that may."""
+    state = true_status(run).state
+    return 2 if state in (State.COMPLETED, State.DIVERGED) else int(state in ACTIVE)
 
 
 _names: dict[tuple[int, str], str | None] = {}

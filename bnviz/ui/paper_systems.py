@@ -28,10 +28,9 @@ VERDICTS = {True: "holds", False: "does not hold", None: "not known yet"}
 
 READING = """
 A diamond marks where a system reaches the best accuracy of Inception, the dotted line. **Theirs is
-ImageNet**, in millions of steps, a thousand classes and networks of eleven million weights; **ours
-is the twin** on digits, so compare the order and the shape, not the numbers. Of several seeds the
-line is their mean, the area goes from the least to the greatest, and Inception's best is that of
-the same seed.
+ImageNet**, in millions of steps, with a thousand classes; **ours is the twin** on digits, so
+compare the order and the shape, not the numbers. Of several seeds the line is their mean, the area
+goes from the least to the greatest, and Inception's best is that of the same seed.
 """
 
 
