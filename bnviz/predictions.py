@@ -85,7 +85,7 @@ def read(path: Path) -> Predictions:
                 raise PredictionsError("more probabilities than a data set has")
             table = file.read(columns=["label", "single", "many"])
         about = json.loads((table.schema.metadata or {})[ABOUT])
-        step, crops = (range(2**31).index(about[name]) for name in ("step", "crops"))
+        step, crops = (_whole(about[name]) for name in ("step", "crops"))
         single, many = (_array(table[name]) for name in ("single", "many"))
         labels = table["label"].to_numpy().astype(np.int32, casting="same_kind")
     except (FileNotFoundError, PredictionsError):
@@ -93,6 +93,12 @@ def read(path: Path) -> Predictions:
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         raise PredictionsError("it is damaged, or no file of predictions") from error
     return Predictions(step, crops, labels, single, many)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise PredictionsError("steps and crops are whole numbers")
+    return value
 
 
 def _lists(values: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
