@@ -126,27 +126,49 @@ def is_here(dataset: str, folder: str = "") -> bool:
     return archive is not None or len(found) == len(FILES[dataset].md5)
 
 
+class Look(NamedTuple):
+    """What is wrong with a data set by itself, and where nothing is, how many images there are."""
+
+    problems: list[str]
+    train: int
+    test: int
+
+
 def check(configs: Iterable[RunConfig]) -> None:
     """Raises ConfigError, with each sentence once, where the data of some runs is not as they need
     it (`problems`)."""
-    sentences = [sentence for config in configs for sentence in problems(config)]
+    wanted = list(configs)
+    looks = {data: look(data) for data in dict.fromkeys(config.data for config in wanted)}
+    sentences = [s for config in wanted for s in problems(config, looks[config.data])]
     if sentences:
         raise ConfigError(list(dict.fromkeys(sentences)))
 
 
-def problems(config: RunConfig) -> list[str]:
-    """Why the data that a run asks for cannot be had: a sentence each. No image is read beyond its
-    header."""
-    data = config.data
+def look(data: DataConfig) -> Look:
+    """A look at a data set, which takes seconds where it is a folder of a million images."""
     if found := data_problems(data):
-        return found
+        return Look(found, 0, 0)
     if known := DATASETS.get(data.dataset):
-        train, test = known.train, known.test
-    else:
-        train, test = (
-            folders.count(folder_of(data.folder) / split)
-            for split in ("train", HELD_OUT[data.dataset])
-        )
+        return Look([], known.train, known.test)
+    splits = (folder_of(data.folder) / split for split in ("train", HELD_OUT[data.dataset]))
+    train, test = map(folders.count, splits)
+    return Look([], train, test)
+
+
+def problems(config: RunConfig, looked: Look | None = None) -> list[str]:
+    """Why the data that a run asks for cannot be had: a sentence each. No image is read beyond its
+    header.
+
+    Args:
+        looked: what a look at its data set has shown, where that was just taken.
+    """
+    data = config.data
+    wrong, train, test = looked or look(data)
+    if wrong:
+        return wrong
+    known = data.dataset in DATASETS
+    found = []
+    if not known:
         found += _too_few(config, train, test)
         train = data.examples or train  # a folder is read in part, other data sets as a whole
     needed = 0 if data.is_streamed else (train + test) * data.pixels * 4 * COPIES

@@ -247,3 +247,14 @@ def test_an_example_count_that_cannot_be_is_not_believed(root, mine):
 def test_own_images_are_described_by_no_data_set(root, digits):
     assert isinstance(digits, ImageData)
     assert RunConfig().train_examples == 60_000
+
+
+def test_runs_of_one_data_set_take_one_look_at_it(mine, monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        sources, "look", lambda data, usual=sources.look: looked.append(data) or usual(data)
+    )
+    sources.check([config(mine, training__seed=seed) for seed in range(6)])
+    assert len(looked) == 1
+    with pytest.raises(ConfigError, match="choose at most"):
+        sources.check([config(mine), config(mine, training__batch_size=1_000)])
