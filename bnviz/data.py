@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class ImageData:
     test_labels: torch.Tensor  # (m,) int64
     unreadable: dict[str, str] = field(default_factory=dict)
     """Image files that were passed over, with why."""
-    enlarged: frozenset[str] = frozenset()
+    enlarged: ClassVar[frozenset[str]] = frozenset()
     """None of them: an image of any size is brought to one."""
 
     def __post_init__(self) -> None:

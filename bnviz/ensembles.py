@@ -51,17 +51,14 @@ def table(members: Mapping[str, Predictions]) -> pd.DataFrame:
         if not np.array_equal(one.labels, labels) or one.crops != everyone[0].crops:
             raise MembersError("the members are of different test examples or crops")
     rows = []
-
-    def add(model: str, networks: int, crops: int, errors: list[float]) -> None:
-        rows.append((model, networks, crops, *errors))
-
     for crops, name in ((1, "single"), (everyone[0].crops, "many")):
         of_members = []
         for member, own in members.items():
             errors = [error(getattr(own, name), labels, top) for top in TOP]
             of_members.append(errors)
-            add(member, 1, crops, errors)
-        add("mean member", 1, crops, np.mean(of_members, axis=0).tolist())
+            rows.append((member, 1, crops, *errors))
+        rows.append(("mean member", 1, crops, *np.mean(of_members, axis=0).tolist()))
         together = np.stack([getattr(own, name) for own in everyone]).mean(0, dtype=np.float64)
-        add("ensemble", len(everyone), crops, [error(together, labels, top) for top in TOP])
+        errors = [error(together, labels, top) for top in TOP]
+        rows.append(("ensemble", len(everyone), crops, *errors))
     return pd.DataFrame(rows, columns=["model", "networks", "crops", *(f"top{k}" for k in TOP)])

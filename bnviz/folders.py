@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -36,20 +37,23 @@ def image_files(split: Path) -> dict[str, list[str]]:
     }
 
 
-def count(split: Path) -> int:
-    """How many images there are. Raises OSError as `image_files`."""
-    return sum(map(len, image_files(split).values()))
-
-
 def shown(path: str) -> str:
     """A path as text: file names are bytes, which need not be text."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def problems(folder: Path, held_out: str, unreadable: str) -> list[str]:
-    """What is wrong with a folder that is to hold images in train/CLASS/ and HELD_OUT/CLASS/, a
-    sentence each. No image is read beyond its header, and none where those that cannot be read are
-    to be passed over.
+class Contents(NamedTuple):
+    """What is wrong with a folder, a sentence each, and the images of each class, as far as they
+    were looked for."""
+
+    problems: list[str]
+    train: dict[str, list[str]]
+    test: dict[str, list[str]]
+
+
+def look(folder: Path, held_out: str, unreadable: str) -> Contents:
+    """A look at a folder that is to hold images in train/CLASS/ and HELD_OUT/CLASS/. No image is
+    read beyond its header, and none where those that cannot be read are to be passed over.
 
     Args:
         unreadable: `DataConfig.unreadable`.
@@ -59,14 +63,16 @@ def problems(folder: Path, held_out: str, unreadable: str) -> list[str]:
     """
     layout = f"the images in train/CLASS/ and {held_out}/CLASS/"
     if not folder.is_dir():
-        return [f"data.folder: there is no folder {folder}; name the one that holds {layout}"]
+        sentence = f"data.folder: there is no folder {folder}; name the one that holds {layout}"
+        return Contents([sentence], {}, {})
     if missing := [split for split in ("train", held_out) if not (folder / split).is_dir()]:
         packed = [f"{path.name} is there" for split in missing for path in _packed(folder, split)]
         why = f" ({', '.join(packed)}, and must be unpacked)" if packed else ""
-        return [
+        sentence = (
             f"data.folder: {folder} has no folder {' and no folder '.join(missing)}{why}; it must "
             f"hold {layout}"
-        ]
+        )
+        return Contents([sentence], {}, {})
     train, test = (image_files(folder / split) for split in ("train", held_out))
     found = [
         sentence
@@ -85,9 +91,9 @@ def problems(folder: Path, held_out: str, unreadable: str) -> list[str]:
             f"{folder / held_out} has {names(unknown)}, which {folder / 'train'} has not; add "
             "training images, or remove the folder"
         )
-    if found or unreadable == "skip":
-        return found
-    return _header_problems(list(chain(*train.values(), *test.values())))
+    if not found and unreadable == "refuse":
+        found = _header_problems(list(chain(*train.values(), *test.values())))
+    return Contents(found, train, test)
 
 
 def _packed(folder: Path, split: str) -> list[Path]:

@@ -54,8 +54,6 @@ FIGURE_3 = {
 
 BASELINE = "Inception"
 
-BASELINE_BEST = 0.722
-
 FIGURE_4 = pd.DataFrame(
     [
         ("GoogLeNet ensemble", 7, "144", None, 0.0667),

@@ -20,7 +20,7 @@ from bnviz.probabilities import probabilities
 from bnviz.records import Diverged, Metrics, Percentiles, Progress, Record
 from bnviz.reporter import RESERVE_BYTES, Reporter
 from bnviz.settings import OVER_BATCH
-from bnviz.status import State
+from bnviz.status import AT_END, State
 from bnviz.trace import TraceWriter
 from bnviz.trainer import Trainer
 
@@ -173,7 +173,7 @@ class Recorder:
             end = self._measure(alive)
         if end is State.PAUSED and self.reporter.asked_to_stop is State.CANCELLED:
             end = State.CANCELLED  # asked meanwhile
-        if end in (State.COMPLETED, State.DIVERGED):
+        if end in AT_END:
             self._writer.merge(alive)
         self.reporter.finish(end)
 

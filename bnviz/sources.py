@@ -146,13 +146,10 @@ def check(configs: Iterable[RunConfig]) -> None:
 
 def look(data: DataConfig) -> Look:
     """A look at a data set, which takes seconds where it is a folder of a million images."""
-    if found := data_problems(data):
-        return Look(found, 0, 0)
     if known := DATASETS.get(data.dataset):
-        return Look([], known.train, known.test)
-    splits = (folder_of(data.folder) / split for split in ("train", HELD_OUT[data.dataset]))
-    train, test = map(folders.count, splits)
-    return Look([], train, test)
+        return Look(data_problems(data), known.train, known.test)
+    found, train, test = contents(data)
+    return Look(found, *(sum(map(len, classes.values())) for classes in (train, test)))
 
 
 def problems(config: RunConfig, looked: Look | None = None) -> list[str]:
@@ -213,19 +210,24 @@ def no_folder_problem(data: DataConfig) -> str:
     )
 
 
+def contents(data: DataConfig) -> folders.Contents:
+    """What is in a data set that is a folder of images, and what is wrong with it."""
+    if problem := no_folder_problem(data):
+        return folders.Contents([problem], {}, {})
+    try:
+        return folders.look(folder_of(data.folder), HELD_OUT[data.dataset], data.unreadable)
+    except OSError as error:
+        sentence = (
+            f"data.folder: cannot read {error.filename}: {error.strerror}; give this user the "
+            "right to, or choose another folder"
+        )
+        return folders.Contents([sentence], {}, {})
+
+
 def data_problems(data: DataConfig) -> list[str]:
     """What is wrong with a data set by itself, whoever trains on it."""
-    folder = folder_of(data.folder)
-    if problem := no_folder_problem(data):
-        return [problem]
     if data.dataset in HELD_OUT:
-        try:
-            return folders.problems(folder, HELD_OUT[data.dataset], data.unreadable)
-        except OSError as error:
-            return [
-                f"data.folder: cannot read {error.filename}: {error.strerror}; give this user the "
-                "right to, or choose another folder"
-            ]
+        return contents(data).problems
     if is_here(data.dataset, data.folder):
         return []
     files = FILES[data.dataset]

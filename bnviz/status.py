@@ -24,6 +24,9 @@ class State(StrEnum):
 UNFINISHED = frozenset({State.QUEUED, State.RUNNING, State.PAUSED})
 """States from which a run goes on."""
 
+AT_END = frozenset({State.COMPLETED, State.DIVERGED})
+"""States of a run that has come to its end, from which it cannot go on."""
+
 ACTIVE = frozenset({State.QUEUED, State.RUNNING})
 """States that change without anyone's doing."""
 

@@ -65,18 +65,15 @@ class StreamedImages:
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         data = config.data
-        if problems := sources.data_problems(data):
+        problems, train, test = sources.contents(data)
+        if problems:
             raise DataError("; ".join(problems))
         make_torchvision_importable()
-        folder = sources.folder_of(data.folder)
-        try:
-            train, test = (folders.image_files(folder / split) for split in ("train", "val"))
-        except OSError as error:
-            raise DataError(f"cannot read {folder}: {error}; check the folder") from error
         numbers = {name: number for number, name in enumerate(train)}
-        everything = _Files(train, numbers)
-        self._train = everything.chosen(subset(data, len(everything.paths)))
-        self._test = _Files(test, numbers)
+        everything = _files(train, numbers)
+        chosen = subset(data, len(everything.paths))
+        self._train = _Files(everything.paths[chosen], everything.labels[chosen])
+        self._test = _files(test, numbers)
         self._config, self._device = config, device
         self.classes = len(numbers)
         self.train_count, self.test_count = len(self._train.paths), len(self._test.paths)
@@ -115,22 +112,22 @@ class StreamedImages:
 
     def test_chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All test images that can be read, one crop each, and their labels."""
-        yield from self._chunks(np.arange(self.test_count), centre_crop(self._config.data), None)
+        yield from self._chunks(np.arange(self.test_count), centre_crop(self._config.data))
 
     def probe(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
         """These test images, (n, channels, side, side)."""
-        chunks = self._chunks(numbers, centre_crop(self._config.data), None)
+        chunks = self._chunks(numbers, centre_crop(self._config.data))
         return torch.cat([images for images, _ in chunks])
 
     def test_crops(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Of each test image its crops (Szegedy et al. 2014), (1, crops, channels, side, side), and
         its label (1,)."""
-        yield from self._chunks(np.arange(self.test_count), many_crops(self._config.data), 1)
+        yield from self._chunks(np.arange(self.test_count), many_crops(self._config.data), size=1)
 
     def _chunks(
-        self, numbers: npt.NDArray[np.int64], transform: Transform, size: int | None
+        self, numbers: npt.NDArray[np.int64], transform: Transform, size: int = TEST_BATCH
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        parts = np.array_split(numbers, -(-len(numbers) // (size or TEST_BATCH)))
+        parts = np.array_split(numbers, -(-len(numbers) // size))
         data = self._config.data
         for batch in self._loader(_Testing(self._test, parts, data, transform), range(len(parts))):
             yield self._received(batch)
@@ -177,28 +174,23 @@ def _own_signals(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _Files:
-    """Paths and classes of images.
+class _Files(NamedTuple):
+    """Image files. Arrays, as a list of millions of texts would be copied page by page into each
+    process that reads."""
 
-    Args:
-        classes: paths by the name of their class.
-        numbers: of the classes.
-    """
-
-    def __init__(self, classes: dict[str, list[str]], numbers: dict[str, int]) -> None:
-        # Arrays: a list of millions of texts is copied page by page into each process that reads.
-        self.paths = np.array([os.fsencode(path) for own in classes.values() for path in own])
-        self.labels = np.repeat(
-            [numbers[name] for name in classes], [len(own) for own in classes.values()]
-        )
-
-    def chosen(self, numbers: npt.NDArray[np.int64]) -> _Files:
-        own = _Files({}, {})
-        own.paths, own.labels = self.paths[numbers], self.labels[numbers]
-        return own
+    paths: npt.NDArray[np.bytes_]  # (n,)
+    labels: npt.NDArray[np.int64]  # (n,), numbers of their classes
 
     def path(self, number: int) -> str:
         return os.fsdecode(bytes(self.paths[number]))
+
+
+def _files(classes: dict[str, list[str]], numbers: dict[str, int]) -> _Files:
+    """Those of some classes, whose numbers are given."""
+    return _Files(
+        np.array([os.fsencode(path) for own in classes.values() for path in own]),
+        np.repeat([numbers[name] for name in classes], [len(own) for own in classes.values()]),
+    )
 
 
 class _Reader(Dataset[Batch]):

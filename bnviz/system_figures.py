@@ -43,7 +43,7 @@ def theirs() -> Drawn:
     }
     return _figure(
         lines,
-        paper.BASELINE_BEST,
+        paper.FIGURE_3[paper.BASELINE].best_accuracy,
         marks,
         "The paper: ImageNet, digitised",
         "validation accuracy, single crop",

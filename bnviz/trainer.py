@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,6 @@ class Trainer:
             shard_size=config.data.shard_size if config.data.shuffling != "thorough" else 0,
             within_shards=config.data.shuffling == "within_shards",
         )
-        chosen = np.random.default_rng(PROBE_SEED).permutation(source.test_count)
-        self.probe_images = source.probe(chosen[: config.trace.probe_size])
-        """(probe_size, channels, height, width)."""
         self.planned_rates: dict[int, float] = {}
         """Step to the learning rate that is set when that many updates are completed."""
         self.agenda = Agenda(config)
@@ -90,6 +88,12 @@ class Trainer:
             return StreamedImages(self.config, self.device)
         source = given or load(self.config.data)
         return source.to(self.device) if isinstance(source, ImageData) else source
+
+    @cached_property
+    def probe_images(self) -> torch.Tensor:
+        """The fixed held-out sample, (probe_size, channels, height, width)."""
+        order = np.random.default_rng(PROBE_SEED).permutation(self.source.test_count)
+        return self.source.probe(order[: self.config.trace.probe_size])
 
     @property
     def data(self) -> ImageData:

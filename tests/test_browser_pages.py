@@ -55,6 +55,19 @@ def drawn(page, key):  # noqa: F811
     return plot
 
 
+def zoom_in(page, plot, key, number=""):  # noqa: F811
+    """Drag over a part of a panel of a chart; returns the script that tells its ranges."""
+    panel = plot.locator(f'.nsewdrag[data-subplot="x{number}y{number}"]')
+    panel.scroll_into_view_if_needed()
+    box = panel.bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 90, box["y"] + 130, steps=5)
+    page.mouse.up()
+    return f"""(() => {{ const l = document.querySelector('.st-key-{key} .plot').layout;
+               return [l.xaxis{number}.range, l.yaxis{number}.range]; }})()"""
+
+
 def test_runs_are_found_selected_tagged_packed_and_imported(page, server, complaints, tmp_path):  # noqa: F811
     for number, kind in enumerate(["none", "batch", "none"], start=1):
         recorded(server.root, number, kind)
@@ -159,15 +172,7 @@ def test_every_live_page_keeps_the_zoom_while_points_come(page, server, complain
         plot = drawn(page, key)
         points = f"Number(document.querySelector('.st-key-{key} .plot').dataset.points)"
         page.wait_for_function(f"{points} > 20")
-        panel = plot.locator(f'.nsewdrag[data-subplot="x{number}y{number}"]')
-        panel.scroll_into_view_if_needed()
-        box = panel.bounding_box()
-        page.mouse.move(box["x"] + 10, box["y"] + 30)
-        page.mouse.down()
-        page.mouse.move(box["x"] + 90, box["y"] + 130, steps=5)
-        page.mouse.up()
-        zoom = f"""(() => {{ const l = document.querySelector('.st-key-{key} .plot').layout;
-                   return [l.xaxis{number}.range, l.yaxis{number}.range]; }})()"""
+        zoom = zoom_in(page, plot, key, number)
         zoomed = page.evaluate(zoom)
         assert zoomed[0][1] < 50_000
         for _ in range(3):
@@ -220,15 +225,7 @@ def test_figure_2_grows_after_one_click_keeps_its_zoom_and_is_cancelled(page, se
     plot = drawn(page, "ours_chart2")
     points = "Number(document.querySelector('.st-key-ours_chart2 .plot').dataset.points)"
     page.wait_for_function(f"{points} > 6", timeout=120_000)
-    panel = plot.locator('.nsewdrag[data-subplot="xy"]')
-    panel.scroll_into_view_if_needed()
-    box = panel.bounding_box()
-    page.mouse.move(box["x"] + 10, box["y"] + 30)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 90, box["y"] + 130, steps=5)
-    page.mouse.up()
-    zoom = """(() => { const l = document.querySelector('.st-key-ours_chart2 .plot').layout;
-               return [l.xaxis.range, l.yaxis.range]; })()"""
+    zoom = zoom_in(page, plot, "ours_chart2")
     zoomed = page.evaluate(zoom)
     assert zoomed[0][1] < 4_800
     before = page.evaluate(points)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import partial
 
 import numpy as np
@@ -14,14 +13,12 @@ from bnviz.ensembles import MembersError
 from bnviz.predictions import Predictions
 from bnviz.presets import Preset, find_preset
 from bnviz.processes import true_status
-from bnviz.status import State
+from bnviz.status import AT_END
 from bnviz.store import Run, StoreError
 from bnviz.tables import WRITERS, origin
 from bnviz.ui import frame, paper_runs
 from bnviz.ui.exports import MIME
 from bnviz.ui.text import literal
-
-ENDED = (State.COMPLETED, State.DIVERGED)
 
 READING = """
 An ensemble's class probabilities are the arithmetic mean of those of its members. **Theirs is
@@ -56,18 +53,19 @@ def section() -> None:
     st.dataframe(_changes(preset), hide_index=True, key="members")
 
 
-def predicted(members: dict[str, Run]) -> dict[str, Predictions]:
-    """What those members predict that have ended; a file that cannot be read is named."""
+def predicted(members: dict[str, Run]) -> tuple[dict[str, Predictions], list[str]]:
+    """What those members predict that have ended, and why the others' files cannot be read."""
     known: dict[str, Predictions] = {}
+    damaged = []
     for name, run in members.items():
         try:
             own = run.predictions()
         except StoreError as error:
-            st.warning(literal(str(error)), icon=":material/broken_image:")
+            damaged.append(str(error))
             continue
         if own is not None:
             known[name] = own
-    return known
+    return known, damaged
 
 
 def errors(preset: Preset, known: dict[str, Predictions]) -> pd.DataFrame:
@@ -83,8 +81,10 @@ def errors(preset: Preset, known: dict[str, Predictions]) -> pd.DataFrame:
 def _draw(preset: Preset, members: dict[str, Run]) -> None:
     paper_runs.progress(members, "figure4")
     paper_runs.stopped(members.values())
-    known = predicted(members)
-    ended = [name for name, run in members.items() if true_status(run).state in ENDED]
+    known, damaged = predicted(members)
+    for sentence in damaged:
+        st.warning(literal(sentence), icon=":material/broken_image:")
+    ended = [name for name, run in members.items() if true_status(run).state in AT_END]
     if without := [name for name in ended if name not in known]:
         st.warning(
             f"{literal(', '.join(without))}: no class probabilities are stored, the log says why. "
@@ -202,11 +202,7 @@ def _downloads(preset: Preset, members: dict[str, Run]) -> None:
         return
 
     def file(format: str) -> bytes:
-        known = {}
-        for name, run in members.items():
-            with contextlib.suppress(StoreError):  # the page names it
-                if (own := run.predictions()) is not None:
-                    known[name] = own
+        known, _ = predicted(members)
         chosen = [members[name] for name in known]
         return WRITERS[format](errors(preset, known), origin(chosen))
 

@@ -11,7 +11,7 @@ from bnviz import jobs, store
 from bnviz.config import RunConfig
 from bnviz.presets import Preset
 from bnviz.processes import true_status
-from bnviz.status import ACTIVE, RESUMABLE, State
+from bnviz.status import ACTIVE, AT_END, RESUMABLE, State
 from bnviz.store import Run, StoreError
 from bnviz.ui import groups, runs
 from bnviz.ui.text import literal
@@ -46,7 +46,7 @@ def find(preset: Preset) -> Found:
 def _rank(run: Run) -> int:
     """One that has come to its end is preferred, then one that may."""
     state = true_status(run).state
-    return 2 if state in (State.COMPLETED, State.DIVERGED) else int(state in ACTIVE)
+    return 2 if state in AT_END else int(state in ACTIVE)
 
 
 _names: dict[tuple[int, str], str | None] = {}

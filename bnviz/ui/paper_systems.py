@@ -14,7 +14,7 @@ from bnviz.comparisons import Curve
 from bnviz.plots import Plot, Views
 from bnviz.presets import Preset, find_preset
 from bnviz.processes import true_status
-from bnviz.status import State
+from bnviz.status import AT_END, State
 from bnviz.store import Run
 from bnviz.systems import SYSTEMS, Result, Results
 from bnviz.ui import chart, frame, paper_runs
@@ -105,7 +105,7 @@ def _result(run: Run) -> Result:
     return Result(
         tests["step"].to_numpy(dtype=np.int64),
         tests["accuracy"].to_numpy(dtype=np.float64),
-        status.state in (State.COMPLETED, State.DIVERGED),
+        status.state in AT_END,
         status.step if status.state is State.DIVERGED else None,
     )
 
@@ -221,8 +221,8 @@ def _export(preset: Preset, found: Found) -> None:
 def _settings(preset: Preset) -> pd.DataFrame:
     """The settings in which the systems differ."""
     flat = {SYSTEMS[name]: config.flat() for name, config in preset.runs.items()}
-    first = next(iter(flat.values()))
-    paths = [p for p in first if len({repr(values[p]) for values in flat.values()}) > 1]
+    differing = {"model.normalization", *preset.varied}
+    paths = [path for path in next(iter(flat.values())) if path in differing]
     return pd.DataFrame(
         [
             {"system": system, **{path: str(values[path]) for path in paths}}
